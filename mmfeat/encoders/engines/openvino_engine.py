@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmfeat.common.extras import require
 from mmfeat.common.machine import usable_cores
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
@@ -31,22 +32,18 @@ class OpenVinoEngine(Engine):
         """Float32, and bfloat16 if the processor has it."""
         if device.type != "cpu" or not has_graph(encoder) or encoder.precision in ("bfloat16", "float16"):
             return []
-        import openvino
-
-        has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bfloat16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         offered = arithmetics(encoder.precision, ["bfloat16"] if has_bfloat16 else [])
         return [Choice(cls.name, one) for one in offered]
 
     def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
         super().__init__(encoder, device, choice, tokens)
-        import openvino
-
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[choice.arithmetic],
             "INFERENCE_NUM_THREADS": usable_cores(),
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
         }
-        self._model = openvino.Core().compile_model(str(encoder_graph(encoder, tokens)), "CPU", options)
+        self._model = _core().compile_model(str(encoder_graph(encoder, tokens)), "CPU", options)
         self._requests = threading.local()
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
@@ -60,3 +57,7 @@ class OpenVinoEngine(Engine):
         if not hasattr(self._requests, "own"):
             self._requests.own = self._model.create_infer_request()
         return self._requests.own
+
+
+def _core() -> Any:
+    return require("openvino", OpenVinoEngine.extra).Core()

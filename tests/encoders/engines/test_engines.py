@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
@@ -217,18 +218,33 @@ def test_a_choice_is_described_with_its_settings():
     assert Choice("openvino", "bfloat16").record == "openvino bfloat16"
 
 
-def test_onnxruntime_sends_no_usage_data(tmp_path):
-    """It would write a database of events into the cache folder as soon as it is imported."""
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize(
+    ("library", "use"),
+    [
+        (
+            "onnxruntime",
+            "from mmfeat.encoders.engines.onnxruntime_engine import session\n"
+            "session(Path('model.onnx'), ['CPUExecutionProvider'])",
+        ),
+        (
+            "openvino",
+            "from mmfeat.encoders.engines.openvino_engine import _core\n_core().compile_model('model.onnx', 'CPU')\n"
+            "import sys; assert 'openvino_telemetry' not in sys.modules",
+        ),
+    ],
+)
+def test_libraries_send_no_usage_data(tmp_path, library, use):
+    """They would write events or an identifier into the user's folders as soon as they are imported."""
+    pytest.importorskip("onnx")
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
     code = (
         "import onnx; from pathlib import Path; from onnx import TensorProto, helper\n"
         "value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])\n"
         "graph = helper.make_graph([helper.make_node('Identity', ['a'], ['b'])], 'g', [value('a')], [value('b')])\n"
         "onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=9), 'model.onnx')\n"
-        "from mmfeat.encoders.engines.onnxruntime_engine import session\n"
-        "session(Path('model.onnx'), ['CPUExecutionProvider'])"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
     environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home")}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code + use], cwd=tmp_path, env=environment, check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
