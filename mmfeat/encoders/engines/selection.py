@@ -128,8 +128,8 @@ class EngineSelection:
         return Selected(self._open(self.choices[0]), self.usual_size, is_usual=True)
 
     def may_measure(self, n_rows: int, long: float = LONG) -> bool:
-        """Whether so many rows may be work of at least `long` seconds."""
-        if len(self.choices) == 1 and self.choices[0].engine == TORCH:
+        """Whether so many rows may be work of at least `long` seconds. Where only torch serves, its usual setting is used."""
+        if self.asked == TORCH or (len(self.choices) == 1 and self.choices[0].engine == TORCH):
             return False
         return self.asked != AUTO or (n_rows >= _FEW and (self._rate is None or n_rows / self._rate >= long))
 

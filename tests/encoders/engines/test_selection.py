@@ -140,3 +140,12 @@ def test_a_measurement_names_an_engine_that_is_not_installed(fakes, tmp_path, mo
     monkeypatch.setattr(engine_class("openvino"), "extra", "openvino")
     monkeypatch.setattr(engine_class("openvino"), "modules", ("no_such_module",))
     assert select(tmp_path, tune=True).summary.endswith(". For openvino: pip install 'mmfeat[openvino]'")
+
+
+def test_torch_that_was_asked_for_reads_no_sample_and_measures_nothing(tmp_path):
+    def refuse():
+        raise AssertionError("a sample was read")
+
+    encoder = image_encoder(tmp_path).eval()
+    found = EngineSelection(encoder, CPU, "torch").select(10**7, refuse)
+    assert (found.engine.choice, found.measured) == (Choice("torch", "float32", {"channels_last": True}), ())
