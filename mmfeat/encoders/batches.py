@@ -17,6 +17,7 @@ import numpy as np
 from mmfeat.common.errors import one_line
 from mmfeat.common.machine import prepared_bytes, usable_cores
 
+MEASURED_ON = 64  # samples that speed and engines are measured on
 _NICENESS = 10  # of the preparing threads; the scale ends at 19, the lowest priority
 
 
@@ -145,6 +146,21 @@ def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[l
             undecodable[row] = str(error)
     inputs = collate(prepared) if prepared else None
     return Batch(np.array(rows, dtype=np.int64), inputs, undecodable, unread)
+
+
+def some_prepared(rows: np.ndarray, load: Callable[[int], Any]) -> list[Any]:
+    """Prepared samples of up to :data:`MEASURED_ON` rows, spread over all; rows that cannot be read or decoded are left out.
+
+    Parameters
+    ----------
+    load : callable
+        Row to prepared sample, as for :func:`prepared_batches`.
+    """
+    prepared = []
+    for row in rows[np.linspace(0, len(rows) - 1, min(MEASURED_ON, len(rows)), dtype=int)].tolist():
+        with contextlib.suppress(UnreadSample, UndecodableSample):  # whoever encodes them reports the error
+            prepared.append(load(row))
+    return prepared
 
 
 def groups_of(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -48,6 +48,11 @@ class Cut:
     before: nn.Module
 
     @property
+    def both(self) -> bool:
+        """Whether an embedding is the mean over an image and its mirror image."""
+        return bool(getattr(self.encoder, "flip", False))
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample's activations; without the length for texts."""
         raise NotImplementedError
@@ -80,9 +85,7 @@ class Cut:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with self.encoder.autocast(device):
             values = self.front(batch)[ACTIVATIONS][0].float().cpu().numpy().astype(dtype)
-        return (
-            {ACTIVATIONS: values, MIRRORED: values} if getattr(self.encoder, "flip", False) else {ACTIVATIONS: values}
-        )
+        return {ACTIVATIONS: values, **({MIRRORED: values} if self.both else {})}
 
     def check(self, batch: dict[str, Tensor], whole: Tensor) -> None:
         """Compare both parts on a batch with the embeddings of the whole network.

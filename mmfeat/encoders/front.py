@@ -148,10 +148,6 @@ class FrontEncoder(Encoder):
         """As the whole encoder."""
         return self.cut_at.encoder.with_few_shapes(batch)
 
-    def speed_settings(self) -> list[dict[str, Any]]:
-        """None are compared."""
-        return [{}]
-
 
 def bucket_of(length: int) -> int:
     """The number of tokens that a caption is stored with."""

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from mmfeat.store import FeatureStore
 
 WEIGHTS = "weights.safetensors"  # an exported encoder's file of weights
-GENERATED = 64  # made-up samples to measure engines on
 _GPU_BATCHES = 8  # factor of the batch size on a GPU
 
 

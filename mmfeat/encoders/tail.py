@@ -46,11 +46,6 @@ class TailEncoder(Encoder):
         base.eval().requires_grad_(False)
         self.requires_grad_(True)
 
-    @property
-    def both(self) -> bool:
-        """Whether an embedding is the mean over an image and its mirror image."""
-        return bool(getattr(self.cut_at.encoder, "flip", False))
-
     def _apply(self, fn: Any, recurse: bool = True) -> TailEncoder:
         """Move the whole encoder, of which the tail's modules are a part."""
         self.cut_at.encoder._apply(fn, recurse)
@@ -91,14 +86,10 @@ class TailEncoder(Encoder):
 
     def _fronts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         found = self.cut_at.front(batch)
-        if not self.both or self.training:
+        if not self.cut_at.both or self.training:
             return found
         return {**found, MIRRORED: self.cut_at.front({"pixels": batch["pixels"].flip(-1)})[ACTIVATIONS]}
 
     def spec(self) -> EncoderSpec:
         """That of the whole encoder, whose embeddings these are."""
         return self.cut_at.encoder.spec()
-
-    def speed_settings(self) -> list[dict[str, Any]]:
-        """None are compared: what the whole encoder has set holds."""
-        return [{}]

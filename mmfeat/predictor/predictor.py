@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from mmfeat.encoders.batches import (
     UnreadSample,
     groups_of,
     prepared_batches,
+    some_prepared,
 )
 from mmfeat.encoders.given_images import ImageLike
 from mmfeat.encoders.kinds import EncoderKind, kind_of_record, modality_kind
@@ -30,7 +30,6 @@ from mmfeat.predictor.predictions import Prediction, Predictions
 
 _FLOAT16_MAX = 65504.0
 LONG = 5.0  # seconds of a call's work with torch from which on engines are measured
-_MEASURED_ON = 64  # samples
 _MANY = 10**6
 
 
@@ -208,11 +207,14 @@ class Predictor:
     ) -> None:
         """Encode samples with one encoder; samples are prepared in threads meanwhile. Output as in :meth:`_embed`."""
         collate = self.networks.preparations[name].collate
-        self.networks.select(
-            name, sum(one is not None for one in samples), lambda: self._some_prepared(name, samples), LONG
-        )
+
+        def load(row: int) -> Any:
+            return self._prepared(name, samples[row])
+
+        there = np.array([row for row, sample in enumerate(samples) if sample is not None], dtype=np.int64)
+        self.networks.select(name, len(there), lambda: some_prepared(there, load), LONG)
         groups = _groups(self.kinds[name], samples, batch_size or self._batch_size(name, len(samples)))
-        batches = prepared_batches(groups, lambda row: self._prepared(name, samples[row]), collate)
+        batches = prepared_batches(groups, load, collate)
         self._embed(name, len(samples), batches, embeddings=embeddings, present=present, errors=errors)
 
     def select_engines(self) -> dict[str, str]:
@@ -227,15 +229,6 @@ class Predictor:
             preparation = self.networks.preparations[name]
             self.networks.select(name, _MANY, lambda kind=kind, preparation=preparation: kind.generated(preparation))
         return self.networks.engines
-
-    def _some_prepared(self, name: str, samples: Sequence[Any]) -> list[Any]:
-        """Some of the samples, prepared; samples that cannot be read are left out."""
-        there = [sample for sample in samples if sample is not None]
-        prepared = []
-        for sample in there[:: max(1, len(there) // _MEASURED_ON)][:_MEASURED_ON]:
-            with contextlib.suppress(UndecodableSample, UnreadSample):  # predict reports the error
-                prepared.append(self._prepared(name, sample))
-        return prepared
 
     def _prepared(self, name: str, sample: Any) -> Any:
         return self.networks.preparations[name].prepare(self.kinds[name].given(sample))

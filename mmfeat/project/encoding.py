@@ -5,15 +5,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmfeat.common.errors import DataError, StoreError
 from mmfeat.common.progress import say
 from mmfeat.common.text import counted
-from mmfeat.encoders.batches import UndecodableSample, UnreadSample
-from mmfeat.encoders.kinds import modality_kind
+from mmfeat.encoders.batches import some_prepared
+from mmfeat.encoders.kinds import EncoderKind, modality_kind
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, Session, extract_encoder
 from mmfeat.project.front_encoding import encode_from_front
@@ -23,7 +23,8 @@ from mmfeat.report.result import Record, TableResult
 from mmfeat.store import EncoderFeatures, UnstorableRow
 from mmfeat.store.merge import merge_segments
 
-MEASURED_ON = 64  # samples
+if TYPE_CHECKING:
+    from mmfeat.encoders.engines.selection import Selected
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -228,7 +229,7 @@ def open_session(
     encoder : optional
         The built encoder, if the caller has it.
     """
-    from mmfeat.common.devices import provenance, torch_device
+    from mmfeat.common.devices import torch_device
     from mmfeat.encoders.engines.selection import EngineSelection
 
     kind, config = modality_kind(identity.spec.modality), project.config
@@ -240,25 +241,20 @@ def open_session(
         say(f"{identity.name}: measuring the fastest engine and settings on {device}")
     selected = selection.select(
         0 if rows is None else len(rows),
-        lambda: some_prepared(encoder, read, rows),
+        lambda: [] if rows is None else some_prepared(rows, lambda row: encoder.prepare(read(row))),
         tune=options.tune,
         earlier=earlier_engines(project.store.encoder(identity.spec)),
     )
-    meta = provenance(device) | kind.recorded(config) | {"engine": selected.engine.choice.record}
-    return Session(encoder, device, selected.batch_size, meta, tuned=selected.summary, engine=selected.engine)
+    return session_of(project, kind, encoder, selected)
 
 
-def some_prepared(encoder: Any, read: Callable[[int], Any], rows: np.ndarray | None) -> list[Any]:
-    """Prepared samples of some of the rows to encode; samples that cannot be read are left out."""
-    if rows is None:
-        return []
-    prepared = []
-    for row in rows[np.linspace(0, len(rows) - 1, min(MEASURED_ON, len(rows)), dtype=int)]:
-        try:
-            prepared.append(encoder.prepare(read(int(row))))
-        except (UnreadSample, UndecodableSample):  # the extraction reports the error
-            continue
-    return prepared
+def session_of(project: Project, kind: EncoderKind, encoder: Any, selected: Selected) -> Session:
+    """A session with a selected engine, which is recorded with each segment."""
+    from mmfeat.common.devices import provenance
+
+    engine = selected.engine
+    meta = provenance(engine.device) | kind.recorded(project.config) | {"engine": engine.choice.record}
+    return Session(encoder, engine.device, selected.batch_size, meta, tuned=selected.summary, engine=engine)
 
 
 def earlier_engines(features: EncoderFeatures) -> Iterator[str]:

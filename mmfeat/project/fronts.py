@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.common.devices import provenance, torch_device
+from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import StoreError
-from mmfeat.encoders.batches import UndecodableSample
+from mmfeat.data.row_keys import RowKeys
+from mmfeat.encoders.batches import UndecodableSample, some_prepared
 from mmfeat.encoders.cut import ACTIVATIONS, MIRRORED
 from mmfeat.encoders.engines.selection import TORCH, EngineSelection, Selected
 from mmfeat.encoders.front import FrontEncoder, bucket_of, lengths_of
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.tail import FrontRow, TailEncoder
 from mmfeat.extraction import Session, distinct_rows, extract_encoder
-from mmfeat.project.encoding import earlier_engines, some_prepared
+from mmfeat.project.encoding import earlier_engines, session_of
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.store import EncoderFeatures, MappedRows, UnstorableRow
@@ -40,7 +41,6 @@ class CachedFront:
         views, storage = self.kind.views(project.config, name), project.config.store.dtype
         self.fronts = [FrontEncoder(self.cut, view, storage) for view in views]
         self._selected: Selected | None = None  # the engine, for all views
-        self.both = bool(getattr(encoder, "flip", False))  # an embedding is the mean over both mirror images
 
     @functools.cached_property
     def specs(self) -> list[Any]:
@@ -62,28 +62,29 @@ class CachedFront:
         return [problem for view in range(len(self.fronts)) for problem in self.features(view).problems]
 
     @functools.cached_property
-    def _row_keys(self) -> Any:
+    def row_keys(self) -> RowKeys:
+        """The row keys of the samples."""
         return self.project.row_keys(self.kind.modality, self.project.source_of(self.kind.modality, self.name))
 
     def rows_of(self, view: int, train: np.ndarray, val: np.ndarray) -> np.ndarray:
         """The rows that one view is needed for: val rows are not augmented."""
-        return np.concatenate([train, val]) if not view or self.both else train
+        return np.concatenate([train, val]) if not view or self.cut.both else train
 
     def missing(self, view: int, rows: np.ndarray) -> np.ndarray:
         """The rows that are not stored, one for each distinct sample."""
-        rows = rows[self._row_keys.present[rows]]
-        return distinct_rows(self._row_keys.keys, rows[self.stored(view).missing[rows]])
+        rows = rows[self.row_keys.present[rows]]
+        return distinct_rows(self.row_keys.keys, rows[self.stored(view).missing[rows]])
 
     def stored(self, view: int) -> StoredView:
         """The stored activations of one view, as arrays by row."""
-        return StoredView(self.features(view), self._row_keys.keys, self.fronts[view].texts)
+        return StoredView(self.features(view), self.row_keys.keys, self.fronts[view].texts)
 
     def n_bytes(self, n_rows: int) -> int:
         """About how many bytes the activations of some rows take, in one view."""
         front = self.fronts[0]
         if not front.texts:
             return n_rows * front.row_bytes()
-        present = np.flatnonzero(self._row_keys.present)
+        present = np.flatnonzero(self.row_keys.present)
         some = present[np.linspace(0, len(present) - 1, min(_SAMPLED, len(present)), dtype=int)]
         read = self.project.reader(self.name)
         lengths = lengths_of(front, [read(int(row)) for row in some])
@@ -92,27 +93,23 @@ class CachedFront:
     def session(self, view: int, rows: np.ndarray | None = None) -> Session:
         """One view's front on the project's device, ready to encode; engines may be measured on `rows`."""
         config, front = self.project.config, self.fronts[view]
-        device = torch_device(config.device)
+        device, read = torch_device(config.device), self.project.reader(self.name)
         front = front.to(device).eval()
         if self._selected is None:
             asked = TORCH if front.texts else config.engine  # captions would need a graph for each length
             self._selected = EngineSelection(front, device, asked, 0).select(
                 0 if rows is None else len(rows),
-                lambda: some_prepared(front, self.project.reader(self.name), rows),
+                lambda: [] if rows is None else some_prepared(rows, lambda row: front.prepare(read(row))),
                 earlier=earlier_engines(self.features(view)),
             )
-        engine = None if front.texts else self._selected.engine
-        meta = provenance(device) | self.kind.recorded(config) | {"engine": self._selected.engine.choice.record}
-        return Session(front, device, self._selected.batch_size, meta, engine=engine)
+        session = session_of(self.project, self.kind, front, self._selected)
+        return dataclasses.replace(session, engine=None) if front.texts else session  # their tokens differ by batch
 
     def tail_session(self) -> Session:
         """The stages after the front, on the project's device, by torch."""
-        config = self.project.config
-        device = torch_device(config.device)
+        device = torch_device(self.project.config.device)
         tail = TailEncoder(self.cut).to(device).eval()
-        selected = EngineSelection(tail, device, TORCH).usual()
-        meta = provenance(device) | self.kind.recorded(config) | {"engine": selected.engine.choice.record}
-        return Session(tail, device, selected.batch_size, meta, engine=selected.engine)
+        return session_of(self.project, self.kind, tail, EngineSelection(tail, device, TORCH).usual())
 
     def cache(self, train: np.ndarray, val: np.ndarray) -> None:
         """Compute what the store lacks. An interrupted call keeps what it has computed.
@@ -132,7 +129,7 @@ class CachedFront:
                     extract_encoder(
                         self.features(view),
                         functools.partial(self.session, view),
-                        self._row_keys.keys,
+                        self.row_keys.keys,
                         present=present,
                         read=self.project.reader(self.name),
                         name=f"{self.name}, layers to cache ({front.view.name})",
@@ -147,7 +144,7 @@ class CachedFront:
 
     def _groups(self, view: int, rows: np.ndarray) -> list[tuple[np.ndarray, int]]:
         """Masks of rows that are stored alike, `(N,)` bool, with their number of tokens: 0 for images."""
-        rows = rows[self._row_keys.present[rows]]
+        rows = rows[self.row_keys.present[rows]]
         if not self.fronts[view].texts:
             return [(self._mask(rows), 0)]
         buckets = np.array([bucket_of(int(length)) for length in self._lengths(view, rows)], dtype=np.int64)
@@ -160,7 +157,7 @@ class CachedFront:
 
     def _lengths(self, view: int, rows: np.ndarray) -> np.ndarray:
         """The number of tokens of captions: as stored, otherwise counted."""
-        features, keys = self.features(view), self._row_keys.keys
+        features, keys = self.features(view), self.row_keys.keys
         found, lengths = features.lookup(keys[rows]), np.zeros(len(rows), np.int64)
         lengths[found.good] = features.embeddings(found).with_width(1)[found.good][:, 0]
         todo, read = np.flatnonzero(~found.good), self.project.reader(self.name)
@@ -170,8 +167,8 @@ class CachedFront:
 
     def reader(self, drawn: bool = True) -> StoredFront:
         """The stored activations of all views, or only of those that embeddings are computed from."""
-        n_views = len(self.fronts) if drawn else 1 + self.both
-        return StoredFront([self.stored(view) for view in range(n_views)], self.both)
+        n_views = len(self.fronts) if drawn else 1 + self.cut.both
+        return StoredFront([self.stored(view) for view in range(n_views)], self.cut.both)
 
 
 class StoredFront:

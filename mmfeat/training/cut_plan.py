@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from mmfeat.common.errors import EncoderError, StoreError
 from mmfeat.common.text import counted
 from mmfeat.config.finetune_recipes import ALL, AUTO, FinetuneConfig
-from mmfeat.encoders.kinds import kind_of
 from mmfeat.project.project import Project
 
 if TYPE_CHECKING:
@@ -152,8 +151,7 @@ def _sized(project: Project, name: str, trained: int) -> CutPlan:
     from mmfeat.project.fronts import CachedFront
 
     front = CachedFront(project, name, project.built(project.pretrained(name)), trained)
-    kind = kind_of(project.config.encoder[name])
-    keys = project.row_keys(kind.modality, project.source_of(kind.modality, name))
+    keys = front.row_keys
     train, val = (rows[keys.present[rows]] for rows in (project.manifest.rows("train"), project.manifest.rows("val")))
     n_rows = n_missing = 0
     for view in range(len(front.fronts)):

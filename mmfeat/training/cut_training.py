@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.progress import say
+from mmfeat.encoders.batches import some_prepared
 from mmfeat.encoders.finetuning.training_samples import Samples
 from mmfeat.encoders.finetuning.validated_epochs import FittedEncoder
 from mmfeat.encoders.front import bucket_of
@@ -15,8 +16,6 @@ from mmfeat.encoders.tail import FrontRow, TailEncoder
 from mmfeat.extraction.estimate import Estimate, estimate
 from mmfeat.project.project import Project
 from mmfeat.training.finetune_plan import FitPlan
-
-_MEASURED_ON = 64  # rows whose activations a dry run computes
 
 
 def cache_layers(project: Project, plan: FitPlan, samples: Samples) -> Samples:
@@ -57,12 +56,12 @@ def measured_samples(plan: FitPlan, samples: Samples) -> Samples:
     if not plan.cut.cached:
         return samples
     front = plan.cut.front
-    session, rows = front.session(0), samples.train
-    encoder, kept = session.encoder, []
-    read = front.project.reader(plan.name)
-    for row in rows[np.linspace(0, len(rows) - 1, min(_MEASURED_ON, len(rows)), dtype=int)]:
-        batch = encoder.collate([encoder.prepare(read(int(row)))])
-        kept.append(FrontRow(front.cut.arrays(batch, session.device, front.project.store.dtype), False))
+    session, read = front.session(0), front.project.reader(plan.name)
+    encoder, dtype = session.encoder, front.project.store.dtype
+    kept = [
+        FrontRow(front.cut.arrays(encoder.collate([prepared]), session.device, dtype), False)
+        for prepared in some_prepared(samples.train, lambda row: encoder.prepare(read(row)))
+    ]
     return dataclasses.replace(samples, load=lambda row, number, size: kept[row % len(kept)])
 
 

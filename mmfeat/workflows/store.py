@@ -16,7 +16,7 @@ from mmfeat.common.labels import split_names
 from mmfeat.common.progress import progress
 from mmfeat.common.text import counted
 from mmfeat.common.urls import refuse_url
-from mmfeat.encoders.checkpoint import read_checkpoint
+from mmfeat.encoders.checkpoint import Checkpoint, read_checkpoint
 from mmfeat.project.project import Project
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs, damaged_runs
@@ -152,15 +152,11 @@ def references_of(project: Project) -> References:
     folders = [f for f in project.checkpoints.glob("*-[0-9]*") if f.is_dir() and not f.name.startswith(".")]
     for folder in sorted([*folders, *(file.parent for where in ELSEWHERE for file in project.root.glob(where))]):
         checkpoint = read_checkpoint(folder)
-        references.add(checkpoint.encoder_key, checkpoint.output().key)
-        for key in checkpoint.front["keys"]:
-            references.add(key)
+        _refer(references, checkpoint)
     for file in project.root.glob(INTERRUPTED):
         checkpoint = read_checkpoint(file.parent)
         number = checkpoint.record["table"].get("tokens")
-        references.add(checkpoint.encoder_key, checkpoint.output().key, tokens_kind(number) if number else None)
-        for key in checkpoint.front["keys"]:
-            references.add(key)
+        _refer(references, checkpoint, tokens_kind(number) if number else None)
     for reason in damaged_runs(project.runs_folder).values():
         raise RunError(f"the references of a run are unknown, so nothing is removed: {reason}")
     for run in all_runs(project.runs_folder):
@@ -170,6 +166,13 @@ def references_of(project: Project) -> References:
         for key in run.baseline_keys:
             references.add(key)
     return references
+
+
+def _refer(references: References, checkpoint: Checkpoint, *kinds: str | None) -> None:
+    """Refer to the features of a checkpoint's encoder, and to the cached layers that it was trained from."""
+    references.add(checkpoint.encoder_key, checkpoint.output().key, *kinds)
+    for key in checkpoint.front["keys"]:
+        references.add(key)
 
 
 def find_unreferenced(project: Project, forget: tuple[str, ...] = ()) -> GarbageResult:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-SAMPLES = 32  # that are compared, at least, before an engine is used
 RELATIVE = 1e-4  # float32: largest difference, relative to the largest value of the reference
 MEDIAN_COSINE, LEAST_COSINE = 0.999, 0.98  # other arithmetic: cosine of each row with the reference
 

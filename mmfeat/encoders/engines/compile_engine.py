@@ -10,6 +10,7 @@ from torch import Tensor
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder, fast_arithmetics
 from mmfeat.encoders.engines.engine import Choice, Engine, arithmetics, register_engine
+from mmfeat.encoders.kinds import encoder_kind
 
 
 @register_engine
@@ -22,7 +23,7 @@ class CompileEngine(Engine):
     @classmethod
     def choices(cls, encoder: Encoder, device: torch.device) -> list[Choice]:
         """Every arithmetic; an encoder without a network has none."""
-        if not any(True for _ in encoder.parameters()):
+        if not encoder_kind(encoder.kind).settings.network:
             return []
         return [Choice(cls.name, one) for one in arithmetics(encoder.precision, fast_arithmetics(device))]
 

@@ -60,7 +60,7 @@ class Engine:
     Attributes
     ----------
     package : str
-        The distribution that executes the network; its version is recorded with the features.
+        The distribution that executes the network.
     modules : tuple of str
         Modules that must be installed.
     extra : str
@@ -77,6 +77,7 @@ class Engine:
 
     def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
         self.encoder, self.device, self.choice, self.tokens = encoder, device, choice, tokens
+        encoder.set_speed(**choice.settings)
 
     @classmethod
     def installed(cls) -> bool:
@@ -94,7 +95,7 @@ class Engine:
 
     @classmethod
     def version(cls) -> str:
-        """Name and version, which each segment records."""
+        """Name and version: a measurement holds for them only."""
         return f"{cls.name} {package_version(cls.package)}"
 
 

@@ -1,4 +1,4 @@
-"""Exported graphs in the user's cache folder: each encoder is exported once, for every engine and project.
+"""Engines of exported graphs. A graph is in the user's cache folder: each encoder is exported once, for all of them.
 
 A graph is a sealed folder, named by a digest of the encoder and of the packages that export it. It is written under a
 temporary name and renamed, so several processes may export at once. A damaged graph is exported again. The graphs that
@@ -12,8 +12,10 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from platformdirs import user_cache_path
+from torch import Tensor
 
 from mmfeat.common.errors import EncoderError, MmfeatError, one_line
 from mmfeat.common.files import digest_json, staging_folder
@@ -21,7 +23,9 @@ from mmfeat.common.package_versions import package_version
 from mmfeat.common.progress import say
 from mmfeat.common.seals import FILES, read_record, seal_folder
 from mmfeat.common.verified import damaged_file
+from mmfeat.config.encoder_tables import MIXED
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.engines.engine import Choice, Engine, arithmetics
 from mmfeat.encoders.kinds import encoder_kind
 from mmfeat.encoders.onnx_graphs import first_cause, write_encoder_graph
 
@@ -30,20 +34,39 @@ KEPT = 16  # graphs
 _PACKAGES = ("mmfeat", "torch", "onnx", "onnxscript")
 
 
-def has_graph(encoder: Encoder) -> bool:
+class GraphEngine(Engine):
+    """Base class of engines that execute an exported graph on the CPU."""
+
+    exported = True
+
+    @classmethod
+    def fast(cls) -> list[str]:
+        """The arithmetic that it computes faster than float32 on this processor."""
+        return []
+
+    @classmethod
+    def choices(cls, encoder: Encoder, device: torch.device) -> list[Choice]:
+        """Float32 and, for the precision class `mixed`, faster arithmetic first."""
+        if device.type != "cpu" or encoder.precision not in ("float32", MIXED) or not _has_graph(encoder):
+            return []
+        fast = cls.fast() if encoder.precision == MIXED else []
+        return [Choice(cls.name, one) for one in arithmetics(encoder.precision, fast)]
+
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """The graph's inputs for a batch of `Encoder.collate`."""
+        return {name: tensor.numpy() for name, tensor in self.encoder.with_few_shapes(batch).items()}
+
+
+def _has_graph(encoder: Encoder) -> bool:
     """Whether an encoder is a network, of a kind that can be exported."""
-    if not any(True for _ in encoder.parameters()):
+    kind = encoder_kind(encoder.kind)
+    if not kind.settings.network:
         return False
     try:
-        encoder_kind(encoder.kind).onnx_example(encoder)
+        kind.onnx_example(encoder)
     except NotImplementedError:
         return False
     return True
-
-
-def has_cached_graph(encoder: Encoder, tokens: int = 0) -> bool:
-    """Whether an encoder is exported already."""
-    return (_folder(encoder, tokens) / RECORD).is_file()
 
 
 def encoder_graph(encoder: Encoder, tokens: int = 0) -> Path:

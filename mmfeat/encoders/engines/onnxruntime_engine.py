@@ -12,25 +12,17 @@ from mmfeat.common.extras import require
 from mmfeat.common.machine import usable_cores
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
-from mmfeat.encoders.engines.engine import Choice, Engine, arithmetics, register_engine
-from mmfeat.encoders.engines.graphs import encoder_graph, has_graph
+from mmfeat.encoders.engines.engine import Choice, register_engine
+from mmfeat.encoders.engines.graphs import GraphEngine, encoder_graph
 
 
 @register_engine
-class OnnxRuntimeEngine(Engine):
+class OnnxRuntimeEngine(GraphEngine):
     """ONNX Runtime fuses convolutions, normalisation and activations, and lays out their memory for the processor."""
 
     name = package = "onnxruntime"
     modules = ("onnxruntime", "onnx", "onnxscript")
     extra = "onnx"
-    exported = True
-
-    @classmethod
-    def choices(cls, encoder: Encoder, device: torch.device) -> list[Choice]:
-        """Float32, on the CPU."""
-        if device.type != "cpu" or not has_graph(encoder) or "float32" not in arithmetics(encoder.precision, ()):
-            return []
-        return [Choice(cls.name, "float32")]
 
     def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
         super().__init__(encoder, device, choice, tokens)
@@ -38,8 +30,7 @@ class OnnxRuntimeEngine(Engine):
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """The graph's outputs."""
-        inputs = {name: tensor.numpy() for name, tensor in self.encoder.with_few_shapes(batch).items()}
-        return Encoded(*self._session.run(None, inputs))
+        return Encoded(*self._session.run(None, self.inputs(batch)))
 
 
 def session(file: Path, providers: list[Any]) -> Any:

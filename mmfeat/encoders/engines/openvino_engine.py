@@ -12,29 +12,24 @@ from mmfeat.common.extras import require
 from mmfeat.common.machine import usable_cores
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
-from mmfeat.encoders.engines.engine import Choice, Engine, arithmetics, register_engine
-from mmfeat.encoders.engines.graphs import encoder_graph, has_graph
+from mmfeat.encoders.engines.engine import Choice, register_engine
+from mmfeat.encoders.engines.graphs import GraphEngine, encoder_graph
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 @register_engine
-class OpenVinoEngine(Engine):
+class OpenVinoEngine(GraphEngine):
     """OpenVINO has the fastest bfloat16 arithmetic on processors that have instructions for it."""
 
     name = package = "openvino"
     modules = ("openvino", "onnx", "onnxscript")
     extra = "openvino"
-    exported = True
 
     @classmethod
-    def choices(cls, encoder: Encoder, device: torch.device) -> list[Choice]:
-        """Float32, and bfloat16 if the processor has it."""
-        if device.type != "cpu" or not has_graph(encoder) or encoder.precision in ("bfloat16", "float16"):
-            return []
-        has_bfloat16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        offered = arithmetics(encoder.precision, ["bfloat16"] if has_bfloat16 else [])
-        return [Choice(cls.name, one) for one in offered]
+    def fast(cls) -> list[str]:
+        """Bfloat16, if the processor has it."""
+        return ["bfloat16"] if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else []
 
     def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
         super().__init__(encoder, device, choice, tokens)
@@ -48,8 +43,7 @@ class OpenVinoEngine(Engine):
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """The graph's outputs."""
-        inputs = {name: tensor.numpy() for name, tensor in self.encoder.with_few_shapes(batch).items()}
-        found = self._request().infer(inputs)
+        found = self._request().infer(self.inputs(batch))
         return Encoded(*(found[output].copy() for output in self._model.outputs))
 
     def _request(self) -> Any:

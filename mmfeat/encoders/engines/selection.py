@@ -150,7 +150,7 @@ class EngineSelection:
         Parameters
         ----------
         prepared : callable
-            Prepared samples of the work, at least :data:`SAMPLES` if there are as many.
+            Some prepared samples of the work.
         tune : bool
             Measure now, and all batch sizes.
         earlier : iterable of str
@@ -237,8 +237,8 @@ class EngineSelection:
 
     def _reference(self, samples: list[Any]) -> tuple[np.ndarray, float]:
         """Embeddings of torch, in float32 if the precision class allows it, and its rows per second."""
-        choice = [one for one in engine_class(TORCH).choices(self.encoder, self.device) if one.arithmetic == "float32"]
-        engine = self._open(choice[0] if choice else engine_class(TORCH).choices(self.encoder, self.device)[0])
+        choices = engine_class(TORCH).choices(self.encoder, self.device)
+        engine = self._open(next((one for one in choices if one.arithmetic == "float32"), choices[0]))
         engine.encode(self.encoder.collate(samples[:1]))
         begin = time.perf_counter()
         found = self._embeddings(engine, samples)

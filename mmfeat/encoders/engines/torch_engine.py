@@ -22,10 +22,6 @@ class TorchEngine(Engine):
         offered = arithmetics(encoder.precision, fast_arithmetics(device))
         return [Choice(cls.name, one, settings) for one in offered for settings in encoder.speed_settings()]
 
-    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
-        super().__init__(encoder, device, choice, tokens)
-        encoder.set_speed(**choice.settings)
-
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """As `Encoder.encode`, in the chosen arithmetic."""
         return self.encoder.encode(batch, self.device, self.tokens, self.choice.arithmetic)

@@ -10,8 +10,9 @@ from mmfeat.common.json_shapes import Choice, Number, Several
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys, image_keys
+from mmfeat.encoders.batches import MEASURED_ON
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.kinds import GENERATED, WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
+from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +96,7 @@ class ImageKind(EncoderKind):
         from torch.nn import functional
 
         generator = torch.Generator().manual_seed(0)
-        coarse = torch.rand(GENERATED, 3, 9, 9, generator=generator) * 255
+        coarse = torch.rand(MEASURED_ON, 3, 9, 9, generator=generator) * 255
         size = preparation.data_config["input_size"][1:]
         return list(functional.interpolate(coarse, size=size, mode="bilinear").to(torch.uint8))
 

@@ -13,7 +13,8 @@ from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys, caption_keys
 from mmfeat.data.synonyms import load_synonyms, replace_two
-from mmfeat.encoders.kinds import GENERATED, WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
+from mmfeat.encoders.batches import MEASURED_ON
+from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ class CaptionKind(EncoderKind):
 
     def generated(self, preparation: TextPreparation) -> list[str]:
         """Captions of one to sixteen words."""
-        return [" ".join([preparation.examples[0]] * (1 + n % 3) + ["two"] * (n % 7)) for n in range(GENERATED)]
+        return [" ".join([preparation.examples[0]] * (1 + n % 3) + ["two"] * (n % 7)) for n in range(MEASURED_ON)]
 
     def any_given(self, ids: list[str], images: list[str], captions: list[str]) -> bool:
         """Whether a caption is not blank."""

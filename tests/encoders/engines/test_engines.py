@@ -248,3 +248,12 @@ def test_libraries_send_no_usage_data(tmp_path, library, use):
     environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home")}
     subprocess.run([sys.executable, "-c", code + use], cwd=tmp_path, env=environment, check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_an_engine_does_not_inherit_the_memory_layout_of_another(tmp_path):
+    """A compiled network would be measured in the layout that torch was measured in last."""
+    encoder = image_encoder(tmp_path).eval()
+    engine_class("torch")(encoder, CPU, Choice("torch", "float32", {"channels_last": False}))
+    assert encoder._memory_format == torch.contiguous_format
+    engine_class("compile")(encoder, CPU, Choice("compile", "float32"))
+    assert encoder._memory_format == torch.channels_last
