@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from results_folder import write_results
+from results_folder import device_name, write_results
 
-from mmfeat.common.machine import processor, usable_cores
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.config.schema import PredictConfig
@@ -173,7 +172,7 @@ def main() -> None:
         "layers": f"last {options.layers}",
         "images": len(loops.rows),
         "batch size": options.batch_size,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {usable_cores()} cores",
+        "device": device_name(),
         "load average": os.getloadavg()[0],
         "torch": torch.__version__,
         "python": platform.python_version(),

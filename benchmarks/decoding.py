@@ -22,6 +22,7 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image, features
+from results_folder import write_results
 
 from mmfeat.common.machine import processor
 from mmfeat.config.encoder_tables import ImageEncoderConfig
@@ -105,8 +106,7 @@ def main() -> None:
         "python": platform.python_version(),
         "results": [compared(encoder, photographs, side, noise) for side in arguments.sides for noise in (0.0, NOISE)],
     }
-    out = Path(__file__).with_name("results") / "decoding.json"
-    out.write_text(json.dumps(found, indent=2) + "\n")
+    write_results("decoding", found)
     print(json.dumps(found, indent=2))
 
 

@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from results_folder import write_results
+from results_folder import device_name, write_results
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import one_line
-from mmfeat.common.machine import processor, usable_cores
 from mmfeat.config.encoder_tables import ImageEncoderConfig, TextEncoderConfig
 from mmfeat.data.demo_data import make_demo
 from mmfeat.data.images.image_sources import ImageSources
@@ -129,7 +128,7 @@ def main() -> None:
         for text in options.text:
             title, encoder = text_encoder(text, demo)
             found[title] = measured(encoder, [encoder.prepare(one) for one in captions], device=device, options=options)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {usable_cores()} cores"
+    name = device_name()
     for title, one in found.items():
         print(f"{title}, batches of {one['batch size']}, {name}")
         base = max(rate for what, rate in one["rates"].items() if what.startswith("torch (float32"))

@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from results_folder import write_results
+from results_folder import device_name, write_results
 
-from mmfeat.common.machine import processor, usable_cores
+from mmfeat.common.machine import usable_cores
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.row_keys import image_keys
@@ -185,7 +185,7 @@ def main() -> None:
         seconds[what] = time.perf_counter() - start
         assert again.encoded == n_encoded
     shutil.rmtree(folder)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {usable_cores()} cores"
+    name = device_name()
     found = {
         "model": arguments.model,
         "pixels": encoder.preparation.data_config["input_size"][-1],

@@ -31,10 +31,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `mmfeat predict` and `
 
 import numpy as np
 import torch
+from results_folder import device_name, write_results
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.extras import require
-from mmfeat.common.machine import processor, usable_cores
 from mmfeat.encoders.batches import groups_of
 from mmfeat.encoders.image_decoding import decode_image
 from mmfeat.encoders.kinds import modality_kind
@@ -172,7 +172,6 @@ def main() -> None:
             found[runtime] = measure(predictor, blobs, captions, arguments.repetitions)
         engines = by_engines(Path(folder) / "torch-float32", blobs, captions, arguments.repetitions)
         server = served(Path(folder) / "torch-float32", arguments.archive) if arguments.archive else None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {usable_cores()} cores"
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -186,7 +185,7 @@ def main() -> None:
             modality: modality_kind(modality).usual_batch_size(torch_device("auto").type)
             for modality in ("image", "text")
         },
-        "device": device,
+        "device": device_name(),
         "load average": load,
         "versions": versions,
         "size, MB": sizes,
@@ -195,8 +194,7 @@ def main() -> None:
         "engines": engines,
         "server": server,
     }
-    out = Path(__file__).with_name("results") / f"predict-{arguments.out or arguments.run}.json"
-    out.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(f"predict-{arguments.out or arguments.run}", results)
     print(json.dumps(results, indent=2))
 
 

@@ -1,4 +1,4 @@
-"""Where benchmarks write: `benchmarks/results`, or the folder of the environment variable BENCHMARK_RESULTS."""
+"""What benchmarks share: their results in `benchmarks/results`, or the folder of BENCHMARK_RESULTS, and the device's name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+from mmfeat.common.machine import processor, usable_cores
 
 
 def write_results(name: str, found: dict[str, Any]) -> Path:
@@ -15,3 +17,10 @@ def write_results(name: str, found: dict[str, Any]) -> Path:
     file = folder / f"{name}.json"
     file.write_text(json.dumps(found, indent=2, default=float) + "\n", encoding="utf-8")
     return file
+
+
+def device_name() -> str:
+    """The GPU's name; without one, that of the processor with the number of usable cores."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {usable_cores()} cores"
