@@ -160,9 +160,8 @@ class ImageEncoderConfig(EncoderTable):
     size: int | str = "auto"  # pixels; auto: as pretrained
     precision: str = setting("float32", choices=_PRECISIONS)  # of the forward pass
     flip: bool = False  # mean over the image and its mirror image
-    reduced_decoding: bool = (
-        False  # decode JPEGs of much more than `size` pixels at 1/2, 1/4 or 1/8. New projects: true
-    )
+    # decode JPEGs of much more than `size` pixels at 1/2, 1/4 or 1/8. New projects: true
+    reduced_decoding: bool = False
     tokens: int = setting(0, low=0, high=32)  # 3: keep a 3 x 3 grid of spatial tokens beside the pooled embedding
     modality: str = setting("image", choices=("image",))
 

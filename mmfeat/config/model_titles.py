@@ -16,10 +16,8 @@ _SAYS_NOTHING = re.compile(
 )
 
 
-_FRONT_MATTER, _HEADING = (
-    re.compile(r"\A---\n.*?^---$", re.DOTALL | re.MULTILINE),
-    re.compile(r"^# +(.*?) *$", re.MULTILINE),
-)
+_FRONT_MATTER = re.compile(r"\A---\n.*?^---$", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^# +(.*?) *$", re.MULTILINE)
 _README_BYTES = 1 << 16
 
 

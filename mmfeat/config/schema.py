@@ -316,9 +316,8 @@ class Config:
     metric: str = setting("samples-f1", choices=METRICS)  # epochs, rounds and runs are selected by it
     seed: int = setting(0, low=0, high=MAX_SEED)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
-    engine: str = setting(
-        "auto", choices=("auto", *ENGINES)
-    )  # executes encoders; auto: the fastest, once it is measured
+    # executes encoders; auto: the fastest, once it is measured
+    engine: str = setting("auto", choices=("auto", *ENGINES))
     limit_mb: float = setting(100.0, low=0)  # of a whole model; runs and export report larger ones; 0: none
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()

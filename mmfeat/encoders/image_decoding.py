@@ -177,7 +177,9 @@ def upright_rgb(image: Image.Image, decoding: Decoding = USUAL, least: int = 0) 
 
 
 def loaded(image: Image.Image, decoding: Decoding = USUAL, least: int = 0) -> Image.Image:
-    """Load an image's pixels, those of a JPEG at a reduced size as in :func:`upright_rgb`; if Pillow refuses its metadata, return a new image without them.
+    """Load an image's pixels; if Pillow refuses its metadata, return a new image without them.
+
+    `least` reduces a JPEG as in :func:`upright_rgb`.
 
     16-bit colours that use at most 12 bits are scaled to 8 bits here, because Pillow keeps only the upper 8.
 

@@ -118,9 +118,8 @@ class ImagePreparation:
     def describe(self) -> dict[str, Any]:
         """Timm's data configuration, and the steps before it, as JSON values."""
         config = {name: list(v) if isinstance(v, tuple) else v for name, v in self.data_config.items()}
-        reduced = (
-            {"reduced_decoding": f"at least {REDUCED} x"} if self.reduced else {}
-        )  # keys from before have no entry
+        # without it there is no entry, as in older keys
+        reduced = {"reduced_decoding": f"at least {REDUCED} x"} if self.reduced else {}
         return {**config, "orientation": "exif", "transparency": "white", **reduced}
 
 

@@ -62,9 +62,8 @@ class ManifestFiles:
             manifest.save(folder / MANIFEST)
             written.insert(0, MANIFEST)
         if toml is not None:
-            outputs.write(
-                folder / FILE_NAME, toml, own=True, known=True
-            )  # its digest tells whether somebody changes it
+            # its digest tells whether somebody changes it
+            outputs.write(folder / FILE_NAME, toml, own=True, known=True)
             written.insert(0, FILE_NAME)
         return written, removed
 
