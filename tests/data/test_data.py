@@ -96,7 +96,11 @@ def test_no_record_is_ever_lost(tmp_path_factory, captions):
         ids, said = read_source(kaggle(tmp_path, "ImageID,Labels,Caption\n" + lines), {}).ids, ""
     except DataError as error:  # as when it reads a row without id
         ids, said = [], str(error)
-    assert strict or ids == [f"{i}.jpg" for i in range(len(captions))] or "may begin a record or continue the caption" in said
+    assert (
+        strict
+        or ids == [f"{i}.jpg" for i in range(len(captions))]
+        or "may begin a record or continue the caption" in said
+    )
 
 
 @pytest.mark.parametrize("name", ["2.png", "2.JPG", "my photo.jpg", "my photo, the second.jpg", "2.webp"])
