@@ -19,7 +19,7 @@ from mmfeat.config.encoder_tables import (
     TextEncoderConfig,
     TfidfEncoderConfig,  # noqa: F401
 )
-from mmfeat.config.fields import LOSSES, MAX_LR, setting
+from mmfeat.config.fields import LOSSES, MAX_LR, OPTIMIZERS, SCHEDULES, setting, settings_of_training
 from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig, recipe_settings
 
 FILE_NAME = "mmfeat.toml"
@@ -128,6 +128,14 @@ class HeadConfig:
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
     loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
+    optimizer: str = setting("adamw", choices=OPTIMIZERS, later=True)
+    schedule: str = setting("cosine", choices=SCHEDULES, later=True)  # cosine, after a warm-up; constant: lr throughout
+    clip: float = setting(1.0, low=0.0, later=True)  # largest norm of the gradient; 0: no limit
+    standardise: bool = setting(True, later=True)  # embeddings: zero mean and unit variance over the training rows
+
+    def of_training(self) -> dict[str, Any]:
+        """The settings that a head's fit depends on, as JSON values."""
+        return settings_of_training(self)
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,9 @@ class CrossAttentionConfig(HiddenConfig):
     tokens: str = setting("auto", choices=TOKENS)
     heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
     layers: int = setting(1, low=1, high=12)  # each layer's query is the output of the previous layer
+    # added to the attention's result: query, after its projection; input, the embedding itself (eq. 37)
+    residual: str = setting("query", choices=("query", "input"), later=True)
+    positions: bool = setting(True, later=True)  # a learned vector is added to each token
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class HeadTrainer(Trainer):
         self.planned = []
         for number, (cell, settings) in enumerate(zip(grid.cells, self._settings, strict=True)):
             tokens = tokens_read(project, cell.name, settings, self.table)
-            own = {"head": cell.name, "settings": dataclasses.asdict(settings), "tokens": tokens, "kind": "swept"}
+            own = {"head": cell.name, "settings": settings.of_training(), "tokens": tokens, "kind": "swept"}
             self.planned += [
                 PlannedFit(cell=number, seed=seed, fingerprint=digest_json({**common, **own, "seed": seed}))
                 for seed in seeds_of(project)

@@ -173,7 +173,7 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         table=table,
         unlabelled=table.digest(rows[free], list(identities)),
         selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
-        models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
+        models=[LINEAR.of_training(), MLP.of_training()],
         **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
         **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
     )
