@@ -28,7 +28,8 @@ MODALITIES = ("image", "text")  # default encoders, if mmfeat.toml has no [encod
 DEVICES = ("auto", "cpu", "cuda", "cuda:1")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # the default head: on several encoders, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what attention heads attend to
-POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
+POLICIES = ("soft", "class-aware", "confident", "all", "paper")  # of self-training
+TEACHERS = ("fm1", "fm3")  # of self-training as in the paper
 METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")  # of ensembles; all but the first are fitted
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 ENGINES = ("torch", "compile", "onnxruntime", "openvino")  # libraries that execute encoders
@@ -253,15 +254,18 @@ class SelftrainConfig:
 
     rounds: int = setting(5, low=0)
     encoder_every: int = setting(0, low=0)  # rounds between two fine-tunings of the encoders on pseudo-labels; 0: none
-    policy: str = setting("soft", choices=POLICIES)  # how pseudo-labels are made; all: as in the paper (P14)
+    # how pseudo-labels are made; paper: the paper's procedure (P14)
+    policy: str = setting("soft", choices=POLICIES)
+    teacher: str = setting("fm1", choices=TEACHERS)  # policy paper: the fusion that gives pseudo-labels and is judged
     yes: float = setting(0.8, low=0.5, high=1.0)  # policy confident: lowest probability of a positive
     no: float = setting(0.1, low=0.0, high=0.5)  # policy confident: highest probability of a negative
 
     def of_training(self) -> dict[str, Any]:
         """The settings that a self-training depends on, as JSON values."""
-        thresholds = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
+        own = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
+        own |= {"teacher": self.teacher} if self.policy == "paper" else {}
         encoders = {"encoder_every": self.encoder_every} if self.encoder_every else {}
-        return {"rounds": self.rounds, "policy": self.policy, **thresholds, **encoders}
+        return {"rounds": self.rounds, "policy": self.policy, **own, **encoders}
 
 
 @dataclass(frozen=True)

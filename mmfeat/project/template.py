@@ -55,7 +55,7 @@ seeds  = 3
 
 [selftrain]
 rounds = 5
-policy = "soft"                    # pseudo-labels: soft, class-aware, confident; all: as in the paper
+policy = "soft"                    # pseudo-labels: soft, class-aware, confident, all; paper: the paper's procedure
 
 [predict]
 threshold = "auto"                 # auto: fitted on val if better than 0.5; a number (left out: 0.5); tuned; tuned-per-class

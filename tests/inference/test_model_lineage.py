@@ -32,7 +32,7 @@ def made(trained, tmp_path_factory):
     project = Project(folder / "project")
     fuse(Project(project.root, {"fuse.folds": N_FOLDS, "fuse.head": "concat"}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmfeat.selftraining.rounds.MOST_EPOCHS", 3)
+        patch.setattr("mmfeat.selftraining.round_models.MOST_EPOCHS", 3)
         patch.setattr("mmfeat.selftraining.rounds.is_accepted", lambda *_, **__: True)
         selftrain(Project(project.root, {"fuse.head": "concat", "selftrain.policy": "all", "selftrain.rounds": 1}))
     ensemble(project, ["concat-1", "crossattn-1", "selftrain-1", "text"])
