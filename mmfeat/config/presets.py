@@ -70,7 +70,8 @@ _CROSSATTN = {
     "residual": "input",
     "positions": False,
 }
-_HEADS = {"linear": _HEAD, "concat": _HEAD, "crossattn": _CROSSATTN}
+# Not `linear`: baselines and probes of frozen encoders, which the paper has none of, keep settings that suit them.
+_HEADS = {"concat": _HEAD, "crossattn": _CROSSATTN}
 
 PRESETS = {
     "paper": Preset(

@@ -20,6 +20,7 @@ from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.finetuning.depthwise import fast_depthwise
 from mmfeat.encoders.finetuning.optimisation import (
     Average,
+    batch_norms,
     freeze_layers,
     keep_statistics,
     linear_probe,
@@ -99,7 +100,18 @@ class GradientSteps:
                     f'a single sample is too large for the memory of {self.device}. Set a smaller size, or: device = "cpu"'
                 )
             self.piece = math.ceil(self.piece / 2)
-            say(f"out of memory on {self.device}: batches are now computed in pieces of {self.piece}")
+            say(
+                f"out of memory on {self.device}: batches are now computed in pieces of {self.piece}{self._about_pieces()}"
+            )
+
+    def _about_pieces(self) -> str:
+        """How the steps differ if a batch is computed in pieces; empty if they do not."""
+        if self.config.batch_norm == "frozen" or not batch_norms(self.encoder):
+            return ""
+        return (
+            '. The steps are not the same: with batch_norm = "trained", the statistics are those of a piece. For the same '
+            f'steps, set batch_norm = "frozen", or batch_size = {self.piece} for a smaller batch'
+        )
 
     def _accumulated(self, batch: Batch) -> Tensor:
         labels = torch.as_tensor(self.samples.labels[batch.rows], device=self.device)
