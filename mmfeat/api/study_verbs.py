@@ -186,29 +186,16 @@ class StudyVerbs(OpenProject):
             Use one cell's checkpoint in the project: `best`, or the number of its row.
         lr, batch_size, optimizer, epochs : sequence
             The values to try. Other keys to sweep go into `settings`, such as `{"finetune.clip": [1, 2]}`.
-        cell : sequence of dict or str
-            Cells instead of every combination, such as `[{"lr": 5e-4, "optimizer": "adam"}]`.
-        cells : Path, optional
-            A TOML file with a table `[[cell]]` for each cell.
-        earlier : bool
-            Show the cells of earlier sweeps too, if their fits are kept for the current rows.
-        threshold : float or str, optional
-            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
+        cell, cells, earlier, threshold
+            As in :meth:`sweep_fuse`.
         """
         from mmfeat.training.cell_lists import listed_cells
         from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
 
-        options = {
-            "finetune.lr": lr,
-            "finetune.batch_size": batch_size,
-            "finetune.optimizer": optimizer,
-            "finetune.epochs": epochs,
-            "predict.threshold": threshold,
-            "metric": metric,
-            "seed": seed,
-            "device": device,
-        }
-        overrides = self.overrides | joined_settings(settings, options)
+        swept = {"lr": lr, "batch_size": batch_size, "optimizer": optimizer, "epochs": epochs}
+        options = {f"finetune.{key}": values for key, values in swept.items()}
+        more = {"predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
+        overrides = self.overrides | joined_settings(settings, options | more)
         check_read(overrides, ("finetune", "fuse.linear", "predict", *TOP))
         result = sweep_finetune(
             self.root,

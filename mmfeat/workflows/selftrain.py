@@ -16,6 +16,7 @@ from mmfeat.common.errors import DataError
 from mmfeat.common.progress import clock, progress, say
 from mmfeat.common.text import counted
 from mmfeat.config.schema import Config, SelftrainConfig
+from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import after_selftrain
 from mmfeat.inference.run_result import RunResult, check_naming, to_name
@@ -186,12 +187,8 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         identities=identities,
         table=table,
         unlabelled=table.digest(rows[free], list(identities)),
-        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
-        models=models.of_training(),
+        **_rounds_depend_on(begun, models, identities=identities, names=names),
         **({"teacher_tokens": tokens_read(begun, teacher, own, table)} if teacher else {}),
-        **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
-        **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
-        **({"outputs": [identities[name].output_key for name in names]} if names and models.fused_is_judged else {}),
     )
     start, folder = Encoded(identities, table), project.runs_folder / RESUME / fingerprint[:16]
     run = already_made(project.runs_folder, fingerprint)
@@ -209,6 +206,21 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         run=run,
         naming=naming,
     )
+
+
+def _rounds_depend_on(
+    project: Project, models: RoundModels, *, identities: dict[str, Identity], names: list[str]
+) -> dict[str, Any]:
+    """The part of the fingerprint about the rounds: their settings and, of encoders that they fine-tune, the start."""
+    config = project.config
+    parts = {"selftrain": {"procedure": PROCEDURE, **config.selftrain.of_training()}, "models": models.of_training()}
+    if config.predict.fits:
+        parts["accepted_by"] = dataclasses.asdict(config.predict)
+    if names:
+        parts["encoders_by"] = [fit_plan(project, name, freeze=False).fingerprint for name in names]
+    if names and models.fused_is_judged:
+        parts["outputs"] = [identities[name].output_key for name in names]
+    return parts
 
 
 def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainResult:
