@@ -25,10 +25,8 @@ SURE_YES, SURE_NO = (
 SHIFT, SHARPNESS = 0.5, 2.0  # soft: the fraction of the shift, and the factor of logits
 FLOOR = 0.05  # lowest weight of a soft target, that of a target of 1/2
 
-PAPERS_LABELS = (
-    "paper",
-    "all",
-)  # policies with the paper's pseudo-labels, whose first round must improve the metric, too
+# policies with the paper's pseudo-labels, whose first round must improve the metric, too
+PAPERS_LABELS = ("paper", "all")
 
 _TINY = 1e-12
 

@@ -55,7 +55,18 @@ class HeadTrainer(Trainer):
     def recorded(self) -> list[tuple[str, dict[str, Any]]]:
         """Head and settings of every kept fit of the grid's heads."""
         fits = [self.kept[fingerprint] for fingerprint in self.kept]
-        return [(fit["head"], fit["settings"]) for fit in fits if fit.get("head") in self.grid.names]
+        return [
+            (fit["head"], self._unresolved(fit["head"], fit["settings"]))
+            for fit in fits
+            if fit.get("head") in self.grid.names
+        ]
+
+    def _unresolved(self, head: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Recorded settings, with those that only follow from the inputs, such as the query, as in mmfeat.toml."""
+        project = self.grid.project
+        typed = dataclasses.asdict(self.grid.settings_of(head, project))
+        filled = dataclasses.asdict(resolved_config(project, head, self.identities, self.table))
+        return {key: typed[key] if key in typed and value == filled[key] else value for key, value in settings.items()}
 
     def train(self, missing: Sequence[PlannedFit]) -> None:
         """Train the missing heads, one pass after another; the heads of a pass are kept when it ends."""

@@ -98,7 +98,7 @@ def test_each_part_has_what_it_was_trained_and_selected_on(made):
         "concat-1": f"| head `concat-1` | {train + val} labelled rows in {N_FOLDS} folds, each head without one "
         "| epochs: rows of the other folds |",
         "selftrain-1": f"| head `selftrain-1`, self-trained | {train} labelled rows and {free} rows with pseudo-labels of "
-        f"round 1 | epochs and rounds: {val} rows |",
+        f"round 1, by policy all | epochs and rounds: {val} rows |",
         "text": f"| linear probe of `text` | {train} labelled rows | epochs: {val} rows |",
     }
     for name, line in lines.items():

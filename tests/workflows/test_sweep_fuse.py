@@ -139,6 +139,10 @@ def test_listed_cells_of_heads_and_the_cells_of_earlier_sweeps(folder):
     assert {cell.fits[0]["figures"]["map"] for cell in again.cells} >= {
         cell.fits[0]["figures"]["map"] for cell in result.cells
     }
+    attending = {"fuse.seeds": "1", "fuse.epochs": "1", "fuse.head": "crossattn"}
+    sweep_fuse(folder, attending)
+    twice = sweep_fuse(folder, attending, earlier=True)  # its query follows from the inputs: it is the same cell
+    assert [cell.values for cell in twice.cells].count({"epochs": 1}) == len([*twice.cells]) == 1
     with pytest.raises(ConfigError, match=r"no head of linear has 'hidden'"):
         sweep_fuse(folder, fixed, cells=[{"head": "linear", "hidden": "3"}])
 
