@@ -19,7 +19,7 @@ from mmfeat.training.finetune_plan import FitPlan
 
 
 def cache_layers(project: Project, plan: FitPlan, samples: Samples) -> Samples:
-    """Say what is trained, and compute the activations that the store lacks; returns the samples that training reads.
+    """Say what is trained, and compute the activations that the store lacks; returns the samples as :func:`from_cache`.
 
     Raises
     ------
@@ -35,7 +35,12 @@ def cache_layers(project: Project, plan: FitPlan, samples: Samples) -> Samples:
     for problem in cut.front.problems:
         say(problem)
     cut.front.cache(samples.train, samples.val)
-    return dataclasses.replace(samples, load=cut.front.reader().load)
+    return from_cache(plan, samples)
+
+
+def from_cache(plan: FitPlan, samples: Samples) -> Samples:
+    """The samples that training reads: with cached layers, the activations that the store has."""
+    return dataclasses.replace(samples, load=plan.cut.front.reader().load) if plan.cut.cached else samples
 
 
 def trained_part(plan: FitPlan, encoder: Any) -> Any:
