@@ -22,7 +22,7 @@ from mmfeat.training.finetune_plan import FitPlan
 from mmfeat.training.fit_announcement import announce
 
 _WORKER = "mmfeat.training.fit_worker"
-_GRACE = 20.0  # seconds to save a state in; a process that waits for another cannot be interrupted
+_GRACE = 10.0  # seconds to save a state in; a process that waits for another cannot be interrupted
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 

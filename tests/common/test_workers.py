@@ -79,7 +79,7 @@ def test_what_fails_is_one_line_and_the_others_are_interrupted(module, tmp_path,
     os.mkfifo(gate)
     both = [worker("wait", file=str(kept), gate=str(gate)), worker(do, gate=str(gate))]
     with pytest.raises(error, match=says), running(module, both) as reports:
-        assert next(reports) == next(reports) == {"advance": 2}
+        assert next(reports) == next(reports) == {"advance": 2, "note": ""}
         list(reports)
     assert kept.read_text() == "kept"
 
@@ -87,7 +87,7 @@ def test_what_fails_is_one_line_and_the_others_are_interrupted(module, tmp_path,
 def test_an_interruption_reaches_every_worker(module, tmp_path):
     files = [tmp_path / "a", tmp_path / "b"]
     with pytest.raises(KeyboardInterrupt), running(module, [worker("wait", file=str(f)) for f in files]) as reports:
-        assert next(reports) == next(reports) == {"advance": 2}
+        assert next(reports) == next(reports) == {"advance": 2, "note": ""}
         raise KeyboardInterrupt
     assert all(file.read_text() == "kept" for file in files)
 
