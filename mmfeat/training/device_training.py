@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.progress import progress, say
 from mmfeat.common.workers import Worker, WorkerFailed, running
@@ -57,6 +59,8 @@ def fit_on_devices(fit: EncoderFit, project: Project, plan: FitPlan, shares: Seq
     if fit.ended:
         return fit.result()
     project.samples.kept_bytes.clear()  # other processes read the samples
+    if fit.device.type == "cuda":
+        torch.cuda.empty_cache()  # the first process uses this GPU too
     description = f"fine-tuning {fit.encoder.architecture} on {len(shares)} devices"
     try:
         with tempfile.TemporaryDirectory(prefix="mmfeat-") as folder:
