@@ -165,6 +165,16 @@ def test_a_loss_that_is_no_number_keeps_the_best_epoch_before(project, faulty):
     assert not resume_file_of(project, "image").exists()
 
 
+@two_cores
+@pytest.mark.slow
+def test_settings_that_changed_meanwhile_are_refused(project, monkeypatch):
+    workers = device_training._workers
+    changed = opened(project, **{"finetune.image.smoothing": "0.1"})
+    monkeypatch.setattr(device_training, "_workers", lambda project, *more: workers(changed, *more))
+    with pytest.raises(MmfeatError, match="settings or samples have changed since the command began"):
+        tuned(project, "cpu:2")
+
+
 def test_one_device_is_no_process_more(project, monkeypatch):
     monkeypatch.setattr(device_training, "running", None)
     tuned(project, "cpu:1")
