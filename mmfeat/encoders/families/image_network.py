@@ -13,6 +13,7 @@ from torch.nn import functional
 from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.families.image_cut import ImageCut, cut_image
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.encoders.weights import hub, load_strictly, read_state
 
@@ -192,6 +193,10 @@ class ImageEncoder(Encoder):
     def without_grid(self) -> EncoderError:
         """The error of a network without spatial features."""
         return EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
+
+    def cut(self, trained: int) -> ImageCut:
+        """Between two stages."""
+        return cut_image(self, trained)
 
     def speed_settings(self) -> list[dict[str, Any]]:
         """Memory layouts."""
