@@ -18,10 +18,11 @@ from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.finetuning import validated_epochs
 from mmfeat.encoders.front import FrontEncoder
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
+from mmfeat.encoders.tail import TailEncoder
 from mmfeat.extraction import writer
 from mmfeat.project.encoding import encode_missing, extract
 from mmfeat.project.project import Project
-from mmfeat.training import cut_plan
+from mmfeat.training import cut_plan, encoder_training
 from mmfeat.training.cut_plan import plan_cut
 from mmfeat.training.dry_run import plan_finetune
 from mmfeat.workflows.finetune import finetune
@@ -100,6 +101,36 @@ def test_a_second_fit_computes_nothing_again(project, monkeypatch):
     seen.clear()
     finetune(edited(project, epochs=1))
     assert not seen
+
+
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_the_linear_output_to_start_from_is_fitted_on_cached_layers(project, monkeypatch, name):
+    """Its embeddings are those of the whole network, up to the float16 of cached layers, and are not stored."""
+    project, seen = edited(project, {name: LAST[name]}, epochs=1, head_first="true"), []
+    encode = Encoder.encode
+
+    def watched(self, batch, *args):
+        if not isinstance(self, FrontEncoder | TailEncoder):
+            seen.append(len(next(iter(batch.values()))))
+        return encode(self, batch, *args)
+
+    monkeypatch.setattr(Encoder, "encode", watched)
+    tables, start = [], encoder_training.start_table
+    monkeypatch.setattr(encoder_training, "start_table", lambda *given: tables.append(start(*given)) or tables[-1])
+    finetune(project, [name])
+    pretrained, labelled = project.pretrained(name), [project.manifest.rows(which) for which in ("train", "val")]
+    rows = np.concatenate(labelled)
+    n_val = len(project.manifest.rows("val"))
+    assert (
+        sum(n for n in seen if n > 2) <= n_val
+    )  # those that the new checkpoint is scored on; a network is tried out on 2
+    assert project.store.encoder(pretrained.spec).n_rows <= n_val
+    encode_missing(project, pretrained, rows)
+    whole = project.table_of({name: (pretrained.spec, None)}, rows).take(rows)
+    (table,) = tables
+    assert (table.present[name] == whole.present[name]).all()
+    found, wanted = table.embeddings[name], np.asarray(whole.embeddings[name][slice(None)], np.float32)
+    assert np.abs(found - wanted).max() < 5e-3 * np.abs(wanted).max()
 
 
 def test_an_interrupted_caching_continues(project, monkeypatch):
