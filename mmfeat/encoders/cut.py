@@ -67,6 +67,13 @@ class Cut:
         """Embeddings `(B, D)` of activations."""
         raise NotImplementedError
 
+    def tail_tokens(self, inputs: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings `(B, D)` of activations, tokens and their lengths, as `Encoder.forward_tokens` of the whole encoder.
+
+        An average over mirror images is left to the caller.
+        """
+        raise NotImplementedError
+
     def front_tensors(self) -> dict[str, Tensor]:
         """The tensors that the activations depend on."""
         prefixes = tuple(f"{path}." for path in self.modules)

@@ -114,6 +114,7 @@ class Extraction:
         self.cached -= before.encoded + before.repeated
         self.encoded += before.encoded
         self.repeated += before.repeated
+        self.tokens += before.tokens
         self.seconds += before.seconds
         self.batch_size = self.batch_size or before.batch_size
         for name, seconds in before.shares.items():

@@ -105,11 +105,11 @@ class CachedFront:
         session = session_of(self.project, self.kind, front, self._selected)
         return dataclasses.replace(session, engine=None) if front.texts else session  # their tokens differ by batch
 
-    def tail_session(self) -> Session:
-        """The stages after the front, on the project's device, by torch."""
+    def tail_session(self, tokens: int = 0) -> Session:
+        """The stages after the front, on the project's device, by torch; `tokens` as in the encoder's settings."""
         device = torch_device(self.project.config.device)
         tail = TailEncoder(self.cut).to(device).eval()
-        return session_of(self.project, self.kind, tail, EngineSelection(tail, device, TORCH).usual())
+        return session_of(self.project, self.kind, tail, EngineSelection(tail, device, TORCH, tokens).usual())
 
     def cache(self, train: np.ndarray, val: np.ndarray) -> None:
         """Compute what the store lacks. An interrupted call keeps what it has computed.

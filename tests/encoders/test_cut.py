@@ -85,6 +85,22 @@ def test_front_and_tail_are_the_whole_image_network(model, n_stages, settings):
         assert any(parameter.ndim > 1 for parameter in tail.parameters())
 
 
+@pytest.mark.parametrize("model", ["test_efficientnet", "test_vit", "torchvision:resnet18", "text"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_tail_gives_the_tokens_of_the_whole(model, flip, text_folder):
+    if model == "text":
+        encoder = text_encoder(text_folder)
+        batch = encoder.collate([encoder.prepare(text) for text in ("a dog", "two cats on a long red sofa", "x")])
+    else:
+        encoder = image_encoder(model, flip=flip, size=64)
+        batch = pixels(encoder)
+    whole = encoder.eval().encode(batch, torch.device("cpu"), 3)
+    found = TailEncoder(encoder.cut(1)).eval().encode(batch, torch.device("cpu"), 3)
+    for one, other in zip(found, whole, strict=True):
+        assert one.shape == other.shape
+        assert np.allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
 def test_front_and_tail_are_the_whole_text_network(text_folder):
     encoder = text_encoder(text_folder)
     batch = encoder.collate([encoder.prepare(text) for text in ("a dog", "two cats on a long red sofa", "x")])

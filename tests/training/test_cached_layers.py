@@ -341,8 +341,11 @@ def test_files_without_layers_keep_their_fingerprints():
 
 
 @pytest.mark.parametrize("name", ["image", "text"])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_extraction_runs_the_tail_alone_where_activations_are_exact(project, monkeypatch, name, dtype):
+@pytest.mark.parametrize(("dtype", "tokens"), [("float16", 0), ("float32", 0), ("float32", 2)])
+def test_extraction_runs_the_tail_alone_where_activations_are_exact(project, monkeypatch, name, dtype, tokens):
+    path = project.root / "mmfeat.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f"[encoder.{name}]\n", f"[encoder.{name}]\ntokens = {tokens}\n"), encoding="utf-8")
     project = edited(project, store=f'dtype = "{dtype}"')
     finetune(project, [name])
     project = Project(project.root)
@@ -361,16 +364,22 @@ def test_extraction_runs_the_tail_alone_where_activations_are_exact(project, mon
     )  # two captions are prepared when a network is built, and when it is cut
     assert result.encoded > 30
     assert result.encoded + result.repeated + result.cached == len(train)
-    features, keys = project.store.encoder(identity.spec), project.keys_of(identity).keys[train]
-    by_tail = np.asarray(features.embeddings(features.lookup(keys))[:], np.float32)
+    keys = project.keys_of(identity).keys[train]
+
+    def stored(project: Project) -> list[np.ndarray]:
+        features = project.store.encoder(identity.spec)
+        values = [features.embeddings(features.lookup(keys))[:]]
+        values += features.tokens(tokens, features.lookup_tokens(tokens, keys)) if tokens else []
+        return [np.asarray(one[:], np.float32) for one in values]
+
+    by_tail, features = stored(project), project.store.encoder(identity.spec)
     shutil.rmtree(features.folder)
     for folder in fronts(project):
         shutil.rmtree(folder)
     whole = Project(project.root)
     encode_missing(whole, identity, train)
-    features = whole.store.encoder(identity.spec)
-    again = np.asarray(features.embeddings(features.lookup(keys))[:], np.float32)
-    assert np.allclose(by_tail, again, atol=1e-4 * np.abs(again).max())
+    for one, again in zip(by_tail, stored(whole), strict=True):
+        assert np.allclose(one, again, atol=1e-4 * np.abs(again).max())
     extract(whole, [name])
 
 

@@ -8,6 +8,7 @@ are compared with the whole.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections import defaultdict
@@ -108,10 +109,23 @@ class ImageCut(Cut):
 
     def tail(self, inputs: dict[str, Tensor]) -> Tensor:
         """The stages after the cut, and the network's head."""
+        with self._applied_to(inputs):
+            return self.after(self._blank)
+
+    def tail_tokens(self, inputs: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As the whole encoder, from the last features before pooling."""
+        last = part_of(self.encoder, {"network": self.after})
+        with self._applied_to(inputs):
+            embeddings, grid = last.forward_grid(self._blank)
+        return embeddings, *self.encoder.grid_tokens(grid, number)
+
+    @contextlib.contextmanager
+    def _applied_to(self, inputs: dict[str, Tensor]) -> Iterator[None]:
+        """The tail computes with these activations during the block."""
         values = inputs[ACTIVATIONS].float()
         self.given.values = values.permute(0, 3, 1, 2) if values.ndim == 4 else values
         try:
-            return self.after(self._blank)
+            yield
         finally:
             self.given.values = None
 

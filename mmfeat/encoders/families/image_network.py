@@ -165,9 +165,13 @@ class ImageEncoder(Encoder):
         embeddings, grid = self.forward_grid(pixels)
         if self.flip:
             embeddings = (embeddings + self.network(pixels.flip(-1))) / 2
+        return embeddings, *self.grid_tokens(grid, number)
+
+    def grid_tokens(self, grid: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Tokens `(B, number^2, C)` of spatial features `(B, C, h, w)`, row by row, and their number `(B,)`."""
         grid = functional.adaptive_avg_pool2d(grid.float(), number)  # (B, C, number, number)
         tokens = grid.flatten(2).transpose(1, 2)
-        return embeddings, tokens, torch.full((tokens.shape[0],), tokens.shape[1])
+        return tokens, torch.full((tokens.shape[0],), tokens.shape[1])
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Convert bytes to normalised float32, like torchvision's ToTensor and Normalize."""
