@@ -52,8 +52,15 @@ class Session:
     engine: Any = None
 
     def encode(self, inputs: Any, tokens: int = 0) -> Encoded:
-        """Embeddings of one batch, and tokens if `tokens` is not 0."""
-        return self.encoder.encode(inputs, self.device, tokens) if self.engine is None else self.engine.encode(inputs)
+        """Embeddings of one batch, and tokens if `tokens` is not 0, padded to at least so many."""
+        if self.engine is None:
+            found = self.encoder.encode(inputs, self.device, tokens)
+        else:
+            found = self.engine.encode(inputs)
+        lacking = tokens - found.tokens.shape[1] if tokens else 0
+        if lacking <= 0:
+            return found
+        return found._replace(tokens=np.pad(found.tokens, ((0, 0), (0, lacking), (0, 0))))
 
 
 @dataclass

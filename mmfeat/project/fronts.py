@@ -96,14 +96,12 @@ class CachedFront:
         device, read = torch_device(config.device), self.project.reader(self.name)
         front = front.to(device).eval()
         if self._selected is None:
-            asked = TORCH if front.texts else config.engine  # captions would need a graph for each length
-            self._selected = EngineSelection(front, device, asked, 0).select(
+            self._selected = EngineSelection(front, device, config.engine, int(front.texts)).select(
                 0 if rows is None else len(rows),
                 lambda: [] if rows is None else some_prepared(rows, lambda row: front.prepare(read(row))),
                 earlier=earlier_engines(self.features(view)),
             )
-        session = session_of(self.project, self.kind, front, self._selected)
-        return dataclasses.replace(session, engine=None) if front.texts else session  # their tokens differ by batch
+        return session_of(self.project, self.kind, front, self._selected)
 
     def tail_session(self, tokens: int = 0) -> Session:
         """The stages after the front, on the project's device, by torch; `tokens` as in the encoder's settings."""

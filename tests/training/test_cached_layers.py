@@ -15,6 +15,8 @@ from helpers.projects import copy_project
 from mmfeat.common.errors import ConfigError, EncoderError, StoreError
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.engines import graphs as engine_graphs
+from mmfeat.encoders.engines import selection
 from mmfeat.encoders.finetuning import validated_epochs
 from mmfeat.encoders.front import FrontEncoder
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
@@ -397,6 +399,39 @@ def test_an_encoder_that_averages_mirror_images_does_so_from_the_cache(project):
     ).encoders
     losses = [[row["val_loss"] for row in one.checkpoint.record["history"]] for one in (cached, through)]
     assert np.allclose(*losses, rtol=1e-4)
+
+
+def test_captions_fronts_use_the_selected_engine(project, monkeypatch, tmp_path):
+    """One graph for all lengths; its states are compared with those of torch before use."""
+    pytest.importorskip("onnxruntime")
+    for module in (engine_graphs, selection):
+        monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    path = project.root / "mmfeat.toml"
+    torch_text = path.read_text(encoding="utf-8")
+    path.write_text(torch_text.replace('engine = "torch"', 'engine = "onnxruntime"'), encoding="utf-8")
+    graphs, compared = [], []
+    export, compare = engine_graphs.write_encoder_graph, selection.disagreement
+    monkeypatch.setattr(engine_graphs, "write_encoder_graph", lambda *a, **k: graphs.append(1) or export(*a, **k))
+    monkeypatch.setattr(selection, "disagreement", lambda *a: compared.append(a[0].shape) or compare(*a))
+    rows = {which: project.manifest.rows(which) for which in ("train", "val")}
+
+    def states() -> list[np.ndarray]:
+        project = edited(Project(path.parent), {"text": "last 1"}, 'dtype = "float32"')
+        front = plan_cut(project, "text").front
+        front.cache(**rows)
+        assert all("onnxruntime" in origin["engine"] for origin in front.features(0).origins()) == bool(graphs)
+        return [front.reader().load(int(row), None).values["activations"] for row in rows["train"]]
+
+    by_graph = states()
+    assert len(graphs) == 1
+    assert compared[0][0] > len(project.manifest.captions)  # tokens
+    for folder in fronts(project):
+        shutil.rmtree(folder)
+    graphs.clear()
+    path.write_text(torch_text, encoding="utf-8")
+    (project.root / "first.toml").unlink()
+    for one, other in zip(by_graph, states(), strict=True):
+        assert np.allclose(one, other, atol=1e-4 * np.abs(other).max())
 
 
 def test_captions_are_stored_by_length_in_a_few_variants(project):

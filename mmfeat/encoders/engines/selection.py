@@ -246,7 +246,7 @@ class EngineSelection:
 
     def _embeddings(self, engine: Engine, samples: list[Any]) -> np.ndarray:
         parts = (samples[start : start + self.usual_size] for start in range(0, len(samples), self.usual_size))
-        return np.concatenate([engine.encode(self.encoder.collate(part)).embeddings for part in parts])
+        return np.concatenate([self.encoder.compared(engine.encode(self.encoder.collate(part))) for part in parts])
 
     def _measured(self, engine: Engine, samples: list[Any], sizes: Iterable[int], seconds: float) -> Iterable[Measured]:
         """The rates in batches of some sizes; larger ones are left out once they are slower, or do not fit."""
