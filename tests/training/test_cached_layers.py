@@ -457,15 +457,21 @@ def test_a_copy_of_the_project_finds_the_rows_again(project, tmp_path, monkeypat
 
 
 def test_self_training_rounds_fine_tune_from_cached_layers(project, monkeypatch):
-    from mmfeat.workflows.selftrain import selftrain
+    from mmfeat.workflows.selftrain import about_cost, plan_selftrain, selftrain
 
     project = edited(project, {"image": "last 2"})
     finetune(project)
     extract(Project(project.root))
+    often = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
+    cost = plan_selftrain(Project(project.root, often)).cost()
+    before = sum(path.stat().st_size for path in front_files(project) if "front-test_efficientnet" in str(path))
+    assert re.search(r"MB each\. Cached layers: once, about .* and [0-9.]+ MB\.$", about_cost(cost))
+    assert cost.all_seconds == pytest.approx(2 * cost.seconds + cost.front_seconds)
     seen = encoded_rows(monkeypatch)
     monkeypatch.setattr("mmfeat.selftraining.rounds.is_accepted", lambda difference, first: True)
-    often = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
     selftrain(Project(project.root, often))
+    after = sum(path.stat().st_size for path in front_files(project) if "front-test_efficientnet" in str(path))
+    assert 0.5 * (after - before) < 1e6 * cost.front_mb < 1.5 * (after - before)
     train = project.manifest.rows("train")
     once = 2 * (project.manifest.n_samples - len(project.manifest.rows("val")) - len(train))
     assert 0 < sum(seen) <= once  # the front of the unlabelled rows once, not once a round
