@@ -249,11 +249,12 @@ def open_session(
 
 
 def session_of(project: Project, kind: EncoderKind, encoder: Any, selected: Selected) -> Session:
-    """A session with a selected engine, which is recorded with each segment."""
+    """A session with a selected engine, which is recorded with each segment, with the version of its library."""
     from mmfeat.common.devices import provenance
 
     engine = selected.engine
     meta = provenance(engine.device) | kind.recorded(project.config) | {"engine": engine.choice.record}
+    meta["versions"] = {**meta["versions"], engine.package: engine.library_version()}
     return Session(encoder, engine.device, selected.batch_size, meta, tuned=selected.summary, engine=engine)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -96,7 +97,15 @@ class Engine:
     @classmethod
     def version(cls) -> str:
         """Name and version: a measurement holds for them only."""
-        return f"{cls.name} {package_version(cls.package)}"
+        return f"{cls.name} {cls.library_version()}"
+
+    @classmethod
+    def library_version(cls) -> str:
+        """The version of its package; `unknown` where another package has its modules, such as onnxruntime-gpu."""
+        try:
+            return package_version(cls.package)
+        except PackageNotFoundError:
+            return "unknown"
 
 
 _ENGINES: Registry[type[Engine]] = Registry("engine", like=dict.fromkeys(ENGINES))
