@@ -42,6 +42,8 @@ class Session:
         The fastest engine and settings, if they were measured now.
     engine : Engine, optional
         Executes the network; by default the encoder itself.
+    prepared : dict of int to Any
+        Rows that are prepared already, because engines were measured on them.
     """
 
     encoder: Any
@@ -50,6 +52,7 @@ class Session:
     meta: dict[str, Any]
     tuned: str = ""
     engine: Any = None
+    prepared: dict[int, Any] = field(default_factory=dict)
 
     def encode(self, inputs: Any, tokens: int = 0) -> Encoded:
         """Embeddings of one batch, and tokens if `tokens` is not 0, padded to at least so many."""
@@ -340,7 +343,9 @@ class _Encoding:
 
     def _load(self, row: int) -> Any:
         encoder = self.session.encoder
-        prepared = encoder.prepare(self.read(row))
+        prepared = self.session.prepared.pop(row, None)
+        if prepared is None:
+            prepared = encoder.prepare(self.read(row))
         if encoder.is_flat(prepared):
             self.writer.flat.add(row)
         return prepared

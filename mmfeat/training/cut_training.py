@@ -96,7 +96,7 @@ def measured_samples(plan: FitPlan, samples: Samples) -> Samples:
     encoder, dtype = session.encoder, front.project.store.dtype
     kept = [
         FrontRow(front.cut.arrays(encoder.collate([prepared]), session.device, dtype), False)
-        for prepared in some_prepared(samples.train, lambda row: encoder.prepare(read(row)))
+        for prepared in some_prepared(samples.train, lambda row: encoder.prepare(read(row))).values()
     ]
     return dataclasses.replace(samples, load=lambda row, number, size: kept[row % len(kept)])
 

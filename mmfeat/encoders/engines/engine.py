@@ -21,6 +21,7 @@ from mmfeat.encoders.batches import Encoded
 
 if TYPE_CHECKING:
     from mmfeat.encoders.encoder import Encoder
+    from mmfeat.store.keys import EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Engine:
         One of `choices(encoder, device)`.
     tokens : int
         The setting `tokens` of the encoder; 0 for embeddings alone.
+    spec : EncoderSpec, optional
+        `encoder.spec()`, if it is known: it takes a digest of all weights.
 
     Attributes
     ----------
@@ -76,8 +79,16 @@ class Engine:
     extra: ClassVar[str] = ""
     exported: ClassVar[bool] = False
 
-    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
-        self.encoder, self.device, self.choice, self.tokens = encoder, device, choice, tokens
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        choice: Choice,
+        *,
+        tokens: int = 0,
+        spec: EncoderSpec | None = None,
+    ) -> None:
+        self.encoder, self.device, self.choice, self.tokens, self.spec = encoder, device, choice, tokens, spec
         encoder.set_speed(**choice.settings)
 
     @classmethod
