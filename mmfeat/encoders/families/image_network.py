@@ -275,6 +275,8 @@ def build_image_encoder(
     data_config = data_config or kind.data_config_of(network, model)
     if config.size != "auto":
         data_config["input_size"] = (3, config.size, config.size)
+    if config.crop == "none":
+        data_config |= {"crop_pct": 1.0, "crop_mode": "squash"}  # timm's name
     size = data_config["input_size"]
     try:
         try:
