@@ -38,7 +38,7 @@ from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
 from mmfeat.store.feature_table import FeatureTable
-from mmfeat.training.cut_training import cache_layers, of_whole, trained_part
+from mmfeat.training.cut_training import cache_layers, of_whole, start_table, trained_part
 from mmfeat.training.device_training import check_batches, fit_on_devices
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, is_fitted_whole, out_of_use, use_remedy
 from mmfeat.training.finetuned_checkpoint import CURVE, checkpoint_record, lineage_on_train, plot_curve, save_finetuned
@@ -200,16 +200,20 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
 
 
 def _labelled_table(project: Project, pretrained: Identity) -> FeatureTable:
-    """The cached features of labelled rows.
+    """The cached features of labelled rows; raises as `_with_rows`."""
+    manifest = project.manifest
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    return _with_rows(project.table_of({pretrained.name: (pretrained.spec, None)}, rows), pretrained.name)
+
+
+def _with_rows(table: FeatureTable, name: str) -> FeatureTable:
+    """The same table.
 
     Raises
     ------
     DataError
         No row to train on could be encoded.
     """
-    name, manifest = pretrained.name, project.manifest
-    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    table = project.table_of({name: (pretrained.spec, None)}, rows)
     if not table.present[name][table.rows("train")].any():
         raise DataError(
             f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}"
@@ -302,8 +306,10 @@ def _fitted(
 
 
 def _frozen_output(project: Project, plan: FitPlan) -> LinearProbe:
-    """The probe that fine-tuning starts with: fitted on the pretrained encoder's cached features."""
+    """The probe that fine-tuning starts with: fitted on the pretrained encoder's embeddings."""
     manifest, pretrained = project.manifest, plan.pretrained
+    if (table := start_table(project, plan)) is not None:
+        return _fitted_output(project, pretrained, _with_rows(table, plan.name))[1]
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     encode_missing(project, pretrained, rows, trained=plan.cut.trained if plan.cut.cached else 0)
     return _fitted_output(project, pretrained, _labelled_table(project, pretrained))[1]
