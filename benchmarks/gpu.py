@@ -21,11 +21,13 @@ from typing import Any
 
 from results_folder import write_results
 
+from mmfeat.common.machine import usable_cores
+
 HERE = Path(__file__).parent
 LITE0, B4 = "tf_efficientnet_lite0", "efficientnet_b4"
 
 
-def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
+def parts(images: str, smoke: bool, n_gpus: int) -> dict[str, tuple[list[str], int]]:
     """Command and limit in seconds of each part."""
     rows, few = ("64", ["--seconds", "0.05", "--rounds", "1"]) if smoke else ("4096", ["--rounds", "2"])
     models = ["--image", f"{LITE0}:224", *([] if smoke else ["--image", f"{B4}:320"]), "--text", "random"]
@@ -33,7 +35,7 @@ def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
     extraction = ["extraction.py", images, "--rows", rows, *size]
     layers = ["cached_layers.py", images, "--rows", "64" if smoke else "512", *size]
     layers += ["--turns", "1", "--batch-size", "16"] if smoke else ["--turns", "2"]
-    return {
+    found = {
         "engines": (["engines.py", images, *models, *few], 70),
         "engines, large batches": (["engines.py", images, *models, *few, "--batch-size", "32" if smoke else "256"], 70),
         "compiled": (
@@ -45,6 +47,11 @@ def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
         "fine-tuning": ([*layers, "--precision", "bfloat16"], 70),
         "heads": (["heads.py", "fit"], 70),
     }
+    if n_gpus > 1 or smoke:
+        few = ["--rows", "64", "--batch-size", "16", "--epochs", "1"] if smoke else ["--rows", "2048"]
+        devices = "all" if n_gpus > 1 else f"cpu:{min(2, usable_cores())}"
+        found["fine-tuning on several devices"] = (["device_scaling.py", devices, *few], 60)
+    return found
 
 
 def main() -> None:
@@ -63,7 +70,7 @@ def main() -> None:
     print(f"{found['device']}, torch {found['torch']}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         images = options.images or drawn(Path(folder), 128 if options.smoke else 512)
-        for name, (command, limit) in parts(images, options.smoke).items():
+        for name, (command, limit) in parts(images, options.smoke, torch.cuda.device_count()).items():
             begin, results = time.perf_counter(), Path(folder) / name
             environment = {**os.environ, "BENCHMARK_RESULTS": str(results), "XDG_CACHE_HOME": f"{folder}/cache"}
             error = ""
