@@ -9,6 +9,7 @@ from typing import Any
 
 from mmfeat.common.errors import ConfigError, one_line
 from mmfeat.common.text import shown
+from mmfeat.common.urls import refuse_url
 
 TABLE = "cell"  # of the file: each [[cell]] is a cell
 EXAMPLE = "lr=5e-4,batch_size=60,optimizer=adam"
@@ -28,7 +29,10 @@ def listed_cells(cells: Sequence[str | Mapping[str, Any]], file: Path | str | No
     ------
     ConfigError
         A cell is empty, or the file cannot be read.
+    DataError
+        The file is a URL.
     """
+    refuse_url(*([] if file is None else [file]))
     found = [_typed(one) if isinstance(one, str) else _of_table(one, "a cell") for one in cells]
     return found + ([] if file is None else _of_file(Path(file)))
 
