@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
@@ -202,7 +203,7 @@ class HeadComparison:
             name=name,
             label=label,
             group="paper" if paper else "further",
-            kept=model,
+            kept=dataclasses.replace(model, head_mb=model.head_mb * self.project.config.heads_scale),
             encoders_mb=None if None in sizes else sum(sizes),
             note=f"in-sample for {trained.sum():,} of {counted(len(ids), 'row')}" if trained.any() else "",
         )
