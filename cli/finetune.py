@@ -35,7 +35,10 @@ ON = Modes(
 @click.option("--dry-run", is_flag=True, help="Write nothing. Show what would be done, with estimates of time and MB.")
 @setting_options(
     ("finetune.recipe", "Default settings: the best in our benchmarks, or those of the paper."),
-    ("finetune.synonyms", "A file of words that may replace one another: one group a line, separated by commas."),
+    (
+        "finetune.synonyms",
+        "Words that may replace one another in captions: wordnet, mmfeat, or a file with one group a line, separated by commas.",
+    ),
 )
 @click.pass_context
 def finetune_command(

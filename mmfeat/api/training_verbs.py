@@ -50,7 +50,7 @@ class TrainingVerbs(OpenProject):
         devices : str, optional
             Divide each batch among several processes: GPUs such as `0,1`; `all` GPUs or, without one, CPU sockets; or `cpu:N`.
         recipe, synonyms : str, Path
-            `finetune.recipe` and `finetune.synonyms` of mmfeat.toml.
+            `finetune.recipe` and `finetune.synonyms` of mmfeat.toml: `wordnet`, `mmfeat` or a file.
         """
         from mmfeat.workflows.finetune import finetune, plan_finetune
 

@@ -43,7 +43,7 @@ class FinetuneConfig:
     loss: str = setting("bce", choices=LOSSES)
     weights: str = setting("none", choices=("paper", "none"))  # of the classes in the loss: the paper's (P7), or all 1
     smoothing: float = setting(0.0, low=0.0, high=0.5)  # of labels: 0 and 1 become smoothing / 2 and 1 - smoothing / 2
-    augment: bool = True  # P5 and P6: horizontal flips; two words replaced by synonyms
+    augment: bool = True  # P5 and P6: horizontal flips; up to two words replaced by synonyms
     crop: float = setting(0.0, low=0.0, high=1.0)  # images: random crops of this share of the area and more; 0: none
     randaugment: int = setting(0, low=0, high=MAX_RANDAUGMENT)  # images: magnitude of timm's RandAugment; 0: none
     # images: pixels in the first epoch, rising to the encoder's; 0: the encoder's

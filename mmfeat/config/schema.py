@@ -109,7 +109,8 @@ class FinetuneStage:
     """`[finetune]`: a recipe; `[finetune.NAME]` overrides its settings for one encoder."""
 
     recipe: str = setting("best", choices=tuple(FINETUNE_RECIPES))  # best: by mmfeat's benchmarks; paper: P19
-    synonyms: str = ""  # for captions: a file with comma-separated synonyms in each line; empty: mmfeat's list
+    # for captions: wordnet (with 95 % of coco18's captions, two words), mmfeat (that of 0.1, also if empty), or a file
+    synonyms: str = ""
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"internal": True})
 
 

@@ -55,7 +55,7 @@ class Mirrored(View):
 
 @dataclass(frozen=True)
 class Synonyms(View):
-    """A caption with two words replaced by synonyms; `number` and the caption determine which."""
+    """A caption with up to two words replaced by synonyms; `number` and the caption determine which."""
 
     synonyms: Mapping[str, tuple[str, ...]]
     number: int

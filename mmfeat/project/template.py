@@ -47,7 +47,7 @@ dtype = "float16"                  # float16, float32
 
 [finetune]
 recipe = {recipe:<25} # best: by our benchmarks; paper: the settings of the paper
-{finetune:<34} # overrides the recipe: epochs, lr, batch_size, optimizer, loss ...; a table for each encoder
+{synonyms}{finetune:<34} # overrides the recipe: epochs, lr, batch_size, optimizer, loss ...; a table for each encoder
 
 [fuse]
 head   = "{head}"               # mmfeat fuse --help lists them
@@ -65,6 +65,7 @@ empty     = {empty:<22} # labels of a row without a class above the threshold: m
 """
 
 NEW_THRESHOLD = '"auto"'  # of new projects; without the line it is 0.5, as in version 0.1
+NEW_SYNONYMS = "wordnet"  # of new projects; without the line it is the list of version 0.1
 ABOUT_HEAD = "# settings of this head: lr, dropout, epochs ..."
 SHARES = "shares of the labelled rows; rows keep their split"
 OWN_SHARES = "shares, used only if the column or the files below name no such row"
@@ -137,12 +138,20 @@ def filled_template(
         shares=OWN_SHARES if config.split.is_given else SHARES,
         split=_own_split(config.split, data, folder) or OWN_SPLIT,
         encoders="".join(_encoder_table(modality, config, folder) for modality in modalities),
+        synonyms=_synonyms(config, modalities),
         finetune=f"#[finetune.{modalities[0]}]",
         inputs=toml_value(modalities),
         head=head,
         head_table=f"\n{preset.head_tables(config)}" if preset else f"{f'#[fuse.{head}]':<34} {ABOUT_HEAD}",
         empty=toml_value(config.predict.empty),
     )
+
+
+def _synonyms(config: Config, modalities: list[str]) -> str:
+    """The line of the list of synonyms, if an encoder of captions can be fine-tuned."""
+    if not any("finetune.synonyms" in config.encoder[modality].augmentation_keys for modality in modalities):
+        return ""
+    return f"synonyms = {toml_value(config.finetune.synonyms or NEW_SYNONYMS):<23} # for captions: wordnet, mmfeat, or a file\n"
 
 
 def _own_split(split: SplitConfig, data: Source, folder: Path) -> str:

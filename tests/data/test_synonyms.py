@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mmfeat.data.synonyms as module
 from mmfeat.common.errors import DataError
-from mmfeat.data.synonyms import load_synonyms, replace_two
+from mmfeat.data.synonyms import LISTS, load_synonyms, named_synonyms, replace_two, replaceable
 
 settings.register_profile("no-deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no-deadline")
@@ -179,3 +179,72 @@ def test_comments_blank_lines_spaces_and_capitals_are_taken(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("# red, blue\r\n\r\n Red ,crimson\r\n", encoding="utf-8")
     assert load_synonyms(path) == {"red": ("crimson",), "crimson": ("red",)}
+
+
+# -- the larger list
+
+LARGE = load_synonyms(LISTS["wordnet"])
+COMPOUNDS = [word for word in LARGE if " " in word]
+
+
+def test_the_larger_list_ships_with_its_licence_and_is_small():
+    text = LISTS["wordnet"].read_text(encoding="utf-8")
+    licence = LISTS["wordnet"].with_name("synonyms-wordnet-licence.txt").read_text(encoding="utf-8")
+    assert "WordNet 3.1 Copyright 2011 by Princeton University" in text
+    assert "WordNet 3.1 Copyright 2011 by Princeton University.  All rights reserved." in licence
+    assert "Permission to use, copy, modify and distribute this software" in licence
+    assert len(text.encode()) < 2e6
+
+
+def test_the_larger_list_has_single_words_with_other_words_of_the_same_label():
+    for word, others in LARGE.items():
+        if word in COMPOUNDS:
+            assert not others
+            continue
+        assert re.fullmatch("[a-z]+", word)
+        assert others
+        assert word not in others
+        assert all(re.fullmatch("[a-z]+", other) for other in others)
+        assert len({KIND[one] for one in (word, *others) if one in KIND}) <= 1, word
+    assert set(SYNONYMS) <= set(LARGE)
+
+
+@pytest.mark.parametrize(("word", "other"), [("holds", "grips"), ("cars", "automobiles"), ("assisting", "helping")])
+def test_synonyms_are_inflected_like_the_word(word, other):
+    assert other in LARGE[word]
+
+
+@pytest.mark.parametrize("caption", ["a hot dog", "A Stop Sign", "at a fire hydrant", "a double decker"])
+def test_compounds_of_the_larger_list_are_left_alone(caption):
+    assert {replace_two(caption, LARGE, key) for key in KEYS} == {caption}
+    assert replace_two("a dog", LARGE, 1) in ("a canine", "a hound")
+
+
+def test_nearly_all_captions_get_two_words(coco18):
+    """Without a parser of tables: a caption is what follows the labels."""
+    lines = (coco18 / "train.csv").read_text(encoding="utf-8").splitlines()
+    captions = [line.split(",", 2)[2] for line in lines if re.match(r"\d+\.jpg,.*,", line)]
+    assert len(captions) > 19_000
+    two = {name: sum(len(replaceable(c, words)) >= 2 for c in captions) for name, words in LISTED.items()}
+    assert two["wordnet"] / len(captions) >= 0.95
+    assert two["mmfeat"] / len(captions) < 0.85
+
+
+LISTED = {name: named_synonyms(name, Path()) for name in LISTS}
+
+
+def test_a_list_is_named_or_a_file(tmp_path):
+    (tmp_path / "own.txt").write_text("! stop sign, hot  dog\ndog: canine, hound\nred, crimson\n", encoding="utf-8")
+    own = named_synonyms("own.txt", tmp_path)
+    assert own == {
+        "stop sign": (),
+        "hot dog": (),
+        "dog": ("canine", "hound"),
+        "red": ("crimson",),
+        "crimson": ("red",),
+    }
+    assert named_synonyms("", tmp_path) == LISTED["mmfeat"] == SYNONYMS
+    assert LISTED["wordnet"] == LARGE
+    (tmp_path / "own.txt").write_text("dog:\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"own\.txt:1: a line is two or more different words"):
+        named_synonyms("own.txt", tmp_path)

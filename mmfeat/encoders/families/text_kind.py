@@ -12,7 +12,7 @@ from mmfeat.common.json_shapes import Choice, Number
 from mmfeat.config.encoder_tables import TextEncoderConfig
 from mmfeat.config.schema import Config
 from mmfeat.data.row_keys import RowKeys, caption_keys
-from mmfeat.data.synonyms import load_synonyms, replace_two
+from mmfeat.data.synonyms import MMFEAT, named_synonyms, replace_two
 from mmfeat.encoders.batches import MEASURED_ON
 from mmfeat.encoders.kinds import WEIGHTS, EncoderKind, SampleHost, register_encoder_kind
 
@@ -101,9 +101,8 @@ class TextKind(CaptionKind):
     def training_loader(
         self, read: Callable[[int], Any], encoder: Encoder, config: Config, name: str
     ) -> tuple[Callable[[int, int | None, int], Any], int]:
-        """Captions with two words replaced by synonyms (P6)."""
-        given = config.finetune.synonyms
-        synonyms = load_synonyms(config.path(given) if given else None)
+        """Captions with up to two words replaced by synonyms (P6)."""
+        synonyms = named_synonyms(config.finetune.synonyms, config.root)
 
         def load(row: int, number: int | None, _size: int) -> Any:
             caption = read(row)
@@ -112,19 +111,18 @@ class TextKind(CaptionKind):
         return load, 0
 
     def views(self, config: Config, name: str) -> list[View]:
-        """The caption and a few variants with two words replaced by synonyms (P6)."""
+        """The caption and a few variants with up to two words replaced by synonyms (P6)."""
         from mmfeat.encoders.front import Synonyms, View
 
         if not config.finetune_of(name).augment:
             return [View()]
-        given = config.finetune.synonyms
-        synonyms = load_synonyms(config.path(given) if given else None)
+        synonyms = named_synonyms(config.finetune.synonyms, config.root)
         return [View(), *(Synonyms(synonyms, number) for number in range(1, _VARIANTS + 1))]
 
     def read_besides(self, config: Config) -> dict[str, Any]:
-        """The user's list of synonyms, if one is configured."""
+        """The list of synonyms, unless it is that of version 0.1."""
         given = config.finetune.synonyms
-        return {"synonyms": load_synonyms(config.path(given))} if given else {}
+        return {} if given in ("", MMFEAT) else {"synonyms": named_synonyms(given, config.root)}
 
     def save_preparation(self, encoder: TextEncoder, folder: Path) -> dict[str, Any]:
         """Save the tokenizer, and record the length that captions are cut to.

@@ -21,6 +21,7 @@ from mmfeat.encoders.finetuning.validated_epochs import EncoderFit
 from mmfeat.encoders.resolve import build_encoder
 from mmfeat.project.project import Project
 from mmfeat.training.encoder_training import samples_of
+from mmfeat.training.finetune_plan import fit_plan
 from mmfeat.workflows.finetune import finetune
 
 CPU = torch.device("cpu")
@@ -334,6 +335,16 @@ def test_the_users_synonyms_are_read_and_change_the_plan(project, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert "mine.csv:1: a line is two or more different words" in done.stderr
+
+
+def test_the_list_of_version_0_1_keeps_its_fingerprint_and_the_larger_one_has_another(project):
+    def fingerprint(**settings):
+        return fit_plan(Project(project.root, settings), "text", False).fingerprint
+
+    plain = fingerprint()
+    assert "synonyms" not in (project.root / "mmfeat.toml").read_text(encoding="utf-8")
+    assert fingerprint(**{"finetune.synonyms": "mmfeat"}) == plain
+    assert fingerprint(**{"finetune.synonyms": "wordnet"}) != plain
 
 
 def test_it_stops_when_val_no_longer_rises(project):
