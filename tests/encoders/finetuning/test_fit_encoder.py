@@ -370,7 +370,7 @@ def test_val_rows_are_scored_as_extraction_sees_them(project, name):
 
 
 def test_the_same_image_has_the_same_variant_whatever_else_is_drawn(project):
-    fit = fit_of(project, "image", crop=0.3, randaugment=9)
+    fit = fit_of(with_options(project, "image", crop=0.3, randaugment=9), "image")
     first = next(iter(fit.batches.augmented([fit.samples.train[:4]], 1))).inputs["pixels"]
     np.random.seed(5)
     again = next(iter(fit.batches.augmented([fit.samples.train[:4][::-1].copy()], 1))).inputs["pixels"]
