@@ -37,7 +37,7 @@ def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
         large, compiled = "32", [f"{TINY}:64"]
         extraction = ["--model", TINY, "--size", "64", "--rows", "64", "--seconds", "0.1"]
         layers = ["--model", TINY, "--size", "64", "--rows", "64", "--turns", "1", "--batch-size", "16"]
-        heads, sweep = ["--rows", "600", "--epochs", "2"], ["--rows", "600"]
+        heads, sweep = ["--rows", "600", "--epochs", "2"], ["--rows", "300", "--heads", "4"]
     else:
         few, models = ["--rounds", "2"], ["--image", f"{LITE0}:224", "--image", f"{B4}:320", "--text", "random"]
         large, compiled = "256", [f"{LITE0}:224"]
@@ -124,7 +124,7 @@ def numbers(written: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, flo
         if isinstance(value, dict):
             yield from numbers(value, (*path, key))
         elif isinstance(value, (int, float)) and SHOWN.intersection(path):
-            yield ", ".join(one for one in (*path[1:], key) if one not in SHOWN), value
+            yield ", ".join(one for one in (*path[1:], key) if one not in {*SHOWN, "models"}), value
 
 
 def drawn(folder: Path, n: int) -> str:

@@ -7,8 +7,8 @@
     python benchmarks/heads.py predict    # 1,000,000 cached rows
 
 With `--project DIR` on a project's cached features, else on random ones of 30,000 x (1792 + 128) with 18 classes. All that is
-compared runs alternately in one process; `fit` and `grid` run on the GPU, if there is one. `--rows` and `--epochs` make a trial
-of the random data or of `fit` shorter. Prints a table and writes results/heads-PART.json (PART-FOLDER of a project).
+compared runs alternately in one process; `fit` and `grid` run on the GPU, if there is one. `--rows` of random data,
+`--epochs` of `fit` and `--heads` of `grid` make a trial shorter. Prints a table and writes results/heads-PART.json (PART-FOLDER of a project).
 """
 
 from __future__ import annotations
@@ -202,8 +202,8 @@ def part_fit(data: FitData, epochs: int) -> dict[str, Any]:
     return found
 
 
-def part_grid(data: FitData) -> dict[str, Any]:
-    """64 heads of one shape: 8 learning rates, 4 weight decays, 2 seeds; the same ones one after another."""
+def part_grid(data: FitData, heads: int) -> dict[str, Any]:
+    """64 heads of one shape: 8 learning rates, 4 weight decays, 2 seeds, or the first; the same ones one after another."""
     found: dict[str, Any] = {}
     data = on_device(data)
     for name, epochs in (("linear", 3), ("crossattn", 1)):
@@ -212,7 +212,7 @@ def part_grid(data: FitData) -> dict[str, Any]:
             for lr in np.geomspace(1e-4, 3e-3, 8).tolist()
             for decay in (0.0, 1e-3, 1e-2, 1e-1)
             for seed in (0, 1)
-        ]
+        ][:heads]
         together, fits = timed(lambda name=name, members=members: fit_heads(name, data, members))
         alone, single = timed(lambda name=name, members=members: [fit_heads(name, data, [m])[0] for m in members])
         pairs = zip(fits, single, strict=True)
@@ -379,9 +379,10 @@ def main() -> None:
     parser.add_argument("--project", default="")
     parser.add_argument("--rows", type=int, default=30_000, help="of random data")
     parser.add_argument("--epochs", type=int, default=0, help="of `fit`, at most; 0: the head's own number")
+    parser.add_argument("--heads", type=int, default=64, help="of `grid`")
     arguments = parser.parse_args()
     data = project_data(arguments.project) if arguments.project else random_data(arguments.rows)
-    more = {"epochs": arguments.epochs} if arguments.part == "fit" else {}
+    more = {"fit": {"epochs": arguments.epochs}, "grid": {"heads": arguments.heads}}.get(arguments.part, {})
     rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
     found = {
         "rows": rows,
