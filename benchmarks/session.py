@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -99,8 +100,8 @@ def configure(project: Path, options: argparse.Namespace, precision: str) -> Non
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def run(step: str, project: Path, package: Path, data: Path) -> float:
-    """Seconds of one command in a project, by the version that lies in a folder."""
+def run(step: str, project: Path, package: Path, data: Path) -> tuple[float, float]:
+    """Seconds and processor seconds of one command in a project, by the version that lies in a folder."""
     arguments = [*step.split(), *([str(data)] if step == "init" else [])]
     environment = {
         **os.environ,
@@ -108,18 +109,24 @@ def run(step: str, project: Path, package: Path, data: Path) -> float:
         "XDG_CACHE_HOME": str(project.parent / f"{project.name}-cache"),
         "HF_HUB_OFFLINE": "1",
     }
-    start = time.perf_counter()
+    start, before = time.perf_counter(), processor_seconds()
     done = subprocess.run(
         [sys.executable, "-c", MAIN, *arguments], cwd=project, env=environment, capture_output=True, text=True
     )
     spent = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{project.name}: mmfeat {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
-    return spent
+    return spent, processor_seconds() - before
 
 
-def measured(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of each step by version."""
+def processor_seconds() -> float:
+    """Of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measured(options: argparse.Namespace, folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Seconds of each step by version, and the processor seconds of all steps by version."""
     data = options.data
     if options.rows:
         data = folder / "data"
@@ -132,15 +139,17 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, f
     for project in projects.values():
         project.mkdir()
     found: dict[str, dict[str, float]] = {}
+    used = dict.fromkeys((OLD, FLOAT32, MIXED), 0.0)
     for number, step in enumerate(STEPS):
         names = list(packages)[number % 3 :] + list(packages)[: number % 3]
         found[step] = {}
         for name in names:
-            found[step][name] = run(step, projects[name], packages[name], data)
+            found[step][name], more = run(step, projects[name], packages[name], data)
+            used[name] += more
             if step == "init":
                 configure(projects[name], options, MIXED if name == MIXED else FLOAT32)
         print("  ".join([f"{step:24s}", *(f"{name} {found[step][name]:.1f} s" for name in packages)]), flush=True)
-    return found
+    return found, used
 
 
 def summary(found: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -184,12 +193,15 @@ def main() -> None:
         setattr(options, name, getattr(options, name).expanduser().resolve())
     load = os.getloadavg()[0]  # of others: the machine may be shared
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(options, Path(folder))
+        found, used = measured(options, Path(folder))
     found = {step: {name: seconds[name] for name in (OLD, FLOAT32, MIXED)} for step, seconds in found.items()}
     sums = summary(found)
     rows = options.rows or "all"
     results = {"device": device_name(), "load average": load, "rows": rows, "steps": found, **sums}
+    results["processor seconds"] = used
+    results["processor seconds, over 0.1"] = {name: used[name] / used[OLD] for name in (FLOAT32, MIXED)}
     print(f"{rows} rows, {results['device']}\n{table(found, sums)}")
+    print(f"Processor seconds, which hardly depend on other work, over 0.1: {results['processor seconds, over 0.1']}")
     print(f"Made {write_results('session' + (f'-{rows}' if options.rows else ''), results)}")
 
 
