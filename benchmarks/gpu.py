@@ -23,14 +23,23 @@ from typing import Any
 
 from results_folder import device_name, write_results
 
+from mmfeat.common.machine import usable_cores
+
 HERE = Path(__file__).parent
 SECONDS = 460.0  # for all parts together
 SMOKE_PATIENCE = 3  # times a part's limit, on a slow or busy machine
-SHOWN = {"rates", "ratios", "cached layers over", "heads-fit", "heads-grid"}  # keys of results that the table shows
+SHOWN = {
+    "rates",
+    "ratios",
+    "cached layers over",
+    "heads-fit",
+    "heads-grid",
+    "device-scaling",
+}  # keys that the table shows
 LITE0, B4, TINY = "tf_efficientnet_lite0", "efficientnet_b4", "test_efficientnet"
 
 
-def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
+def parts(images: str, smoke: bool, n_gpus: int) -> dict[str, tuple[list[str], int]]:
     """Command and limit in seconds of each part."""
     if smoke:
         few, models = ["--seconds", "0", "--rounds", "1"], ["--image", f"{TINY}:64", "--text", "tiny"]
@@ -44,7 +53,7 @@ def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
         extraction = ["--model", LITE0, "--rows", "4096", "--seconds", "2"]
         layers, heads, sweep = ["--rows", "512", "--turns", "2"], [], ["--rows", "10000"]
     extraction += ["--engine", "torch", "--precision"]  # to measure all engines in all batch sizes takes too long
-    return {
+    found = {
         "engines": (["engines.py", images, *models, *few], 60),
         "engines, large batches": (["engines.py", images, *models, *few, "--batch-size", large], 60),
         "compiled": (["engines.py", images, "--image", *compiled, "--compile", *few], 80),
@@ -54,6 +63,11 @@ def parts(images: str, smoke: bool) -> dict[str, tuple[list[str], int]]:
         "heads": (["heads.py", "fit", *heads], 50),
         "sweep": (["heads.py", "grid", *sweep], 40),
     }
+    if n_gpus > 1 or smoke:
+        few = ["--rows", "64", "--batch-size", "16", "--epochs", "1"] if smoke else ["--rows", "2048"]
+        devices = "all" if n_gpus > 1 else f"cpu:{min(2, usable_cores())}"
+        found["fine-tuning on several devices"] = (["device_scaling.py", devices, *few], 60)
+    return found
 
 
 def main() -> None:
@@ -74,7 +88,9 @@ def main() -> None:
     patience = SMOKE_PATIENCE if options.smoke else 1
     with tempfile.TemporaryDirectory() as folder:
         images = options.images or drawn(Path(folder), 64 if options.smoke else 512)
-        for number, (name, (command, limit)) in enumerate(parts(images, options.smoke).items()):
+        for number, (name, (command, limit)) in enumerate(
+            parts(images, options.smoke, torch.cuda.device_count()).items()
+        ):
             left = SECONDS - (time.perf_counter() - start)
             results = Path(folder) / str(number)
             environment = {**os.environ, "BENCHMARK_RESULTS": str(results), "XDG_CACHE_HOME": f"{folder}/cache"}
@@ -121,7 +137,7 @@ def table(found: dict[str, Any]) -> str:
 def numbers(written: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
     """Each number below one of the keys :data:`SHOWN`, with the keys that lead to it."""
     for key, value in written.items() if isinstance(written, dict) else ():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key != "settings":
             yield from numbers(value, (*path, key))
         elif isinstance(value, (int, float)) and SHOWN.intersection(path):
             yield ", ".join(one for one in (*path[1:], key) if one not in {*SHOWN, "models"}), value

@@ -131,7 +131,7 @@ def by_torch(model: Path) -> Predictor:
         read = networks.tokens.get(name)
         choices = engine_class("torch").choices(encoder, networks.device)
         usual = next(one for one in choices if one.arithmetic == "float32")
-        engine = engine_class("torch")(encoder, networks.device, usual, read.number if read else 0)
+        engine = engine_class("torch")(encoder, networks.device, usual, tokens=read.number if read else 0)
         networks._selected[name] = Selected(engine, 0)
     return predictor
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from mmfeat.cli.options import open_project, setting_options, typed_again
 from mmfeat.cli.printing import echo, echo_next, explain
-from mmfeat.cli.strict import Command
+from mmfeat.cli.strict import Command, Modes
 
 if TYPE_CHECKING:
     from mmfeat.config.schema import Config
@@ -15,10 +15,22 @@ if TYPE_CHECKING:
     from mmfeat.workflows.finetune import FinetuneDryRun, FinetuneResult
 
 
-@click.command("finetune", cls=Command, short_help="Fine-tune the encoders, each on its own modality.")
+ON = Modes(
+    of=lambda ctx: "many" if ctx.params["devices"] is not None else "one",
+    texts={"many": "--devices", "one": "one device"},
+    acts={"freeze": ("one",), "dry_run": ("one",), "set_device": ("one",)},
+)
+
+
+@click.command("finetune", cls=Command, modes=(ON,), short_help="Fine-tune the encoders, each on its own modality.")
 @click.argument("names", nargs=-1, metavar="[ENCODER]...")
 @click.option(
     "--freeze", is_flag=True, help="Keep the pretrained encoder. Fit only its linear probe, on cached features."
+)
+@click.option(
+    "--devices",
+    metavar="LIST",
+    help="Divide each batch among devices, with a process for each: GPUs such as 0,1; all; or cpu:N for N processes on the CPU.",
 )
 @click.option("--dry-run", is_flag=True, help="Write nothing. Show what would be done, with estimates of time and MB.")
 @setting_options(
@@ -27,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.pass_context
 def finetune_command(
-    context: click.Context, names: tuple[str, ...], freeze: bool, dry_run: bool, **options: Any
+    context: click.Context, names: tuple[str, ...], freeze: bool, devices: str | None, dry_run: bool, **options: Any
 ) -> None:
     """Fine-tune encoders, each with a linear classifier on its own modality. Without ENCODER: all encoders.
 
@@ -45,7 +57,7 @@ def finetune_command(
     if dry_run:
         _echo_plan(project, plan_finetune(project, names, freeze=freeze))
     else:
-        _echo_result(project, finetune(project, names, freeze=freeze))
+        _echo_result(project, finetune(project, names, freeze=freeze, devices=devices))
 
 
 def _echo_result(project: Project, result: FinetuneResult) -> None:

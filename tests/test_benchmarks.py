@@ -22,7 +22,7 @@ def test_the_gpu_script_runs_all_its_parts_with_smoke(tmp_path):
     assert not done.returncode, done.stdout + done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["device"]
-    assert len(found["parts"]) == 8
+    assert len(found["parts"]) == 9
     for name, part in found["parts"].items():
         assert "error" not in part
         assert len(part) > 1, f"{name} wrote nothing"

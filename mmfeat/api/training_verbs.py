@@ -29,6 +29,7 @@ class TrainingVerbs(OpenProject):
         *names: str,
         freeze: bool = False,
         dry_run: bool = False,
+        devices: str | None = None,
         recipe: str | None = None,
         synonyms: str | Path | None = None,
         metric: str | None = None,
@@ -46,6 +47,8 @@ class TrainingVerbs(OpenProject):
             Keep the pretrained encoder and fit only its linear probe, on cached features.
         dry_run : bool
             Write nothing. Return what would be done, about how long and how many megabytes.
+        devices : str, optional
+            Divide each batch among several processes: GPUs such as `0,1`; `all` GPUs or, without one, CPU sockets; or `cpu:N`.
         recipe, synonyms : str, Path
             `finetune.recipe` and `finetune.synonyms` of mmfeat.toml.
         """
@@ -59,7 +62,9 @@ class TrainingVerbs(OpenProject):
             "device": device,
         }
         project = self._snapshot(settings, options, lambda config: finetune_keys(config, names, freeze), dry=dry_run)
-        return (plan_finetune if dry_run else finetune)(project, names, freeze=freeze)
+        if dry_run:
+            return plan_finetune(project, names, freeze=freeze)
+        return finetune(project, names, freeze=freeze, devices=devices)
 
     @verb
     def extract(

@@ -17,6 +17,7 @@ PLAIN_SECONDS = (10.0, 60.0)  # time between two plain lines: in the first minut
 
 _QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 _COUNTER: ContextVar[Progress | None] = ContextVar("counter", default=None)
+_RELAY: ContextVar[Relay | None] = ContextVar("relay", default=None)
 
 
 @contextmanager
@@ -40,6 +41,16 @@ def counting_into(counter: Progress) -> Iterator[None]:
         _COUNTER.reset(token)
 
 
+@contextmanager
+def relayed_by(relay: Relay) -> Iterator[None]:
+    """Inside the block, `relay` receives the progress of all loops and the lines for the user; nothing is shown here."""
+    token = _RELAY.set(relay)
+    try:
+        yield
+    finally:
+        _RELAY.reset(token)
+
+
 class NoProgress:
     """A progress counter without output."""
 
@@ -52,6 +63,13 @@ class Progress(Protocol):
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more units as done; `note` is shown beside the count."""
+
+
+class Relay(Progress, Protocol):
+    """Takes progress and lines to another process."""
+
+    def say(self, text: str) -> None:
+        """Print a line there."""
 
 
 class PlainProgress:
@@ -91,6 +109,9 @@ def progress(description: str, total: int, unit: str = "rows") -> Iterator[Progr
     if _QUIET.get():
         counter = _COUNTER.get() if unit == "rows" else None
         yield NoProgress() if counter is None else counter
+        return
+    if (relay := _RELAY.get()) is not None:
+        yield relay
         return
     if not sys.stderr.isatty():
         yield PlainProgress(description, total, unit)
@@ -142,5 +163,9 @@ def clock(seconds: float) -> str:
 
 def say(text: str) -> None:
     """Print a line to stderr, unless silenced by :func:`quiet`."""
-    if not _QUIET.get():
+    if _QUIET.get():
+        return
+    if (relay := _RELAY.get()) is not None:
+        relay.say(text)
+    else:
         print(text, file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from mmfeat.common import errors
 from mmfeat.common.errors import MmfeatError
 
 _ERROR = "error"  # key of a report that ends a worker
+_LOST = 75  # exit code of a worker that has lost another one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,20 @@ class WorkerFailed(MmfeatError):
     """A worker ended without a message of its own."""
 
 
+class LostProcess(MmfeatError):
+    """A worker has lost the connection to another one. The command reports what happened to that one."""
+
+
 @contextmanager
-def running(module: str, workers: Sequence[Worker]) -> Iterator[Iterator[dict[str, Any]]]:
+def running(module: str, workers: Sequence[Worker], grace: float | None = None) -> Iterator[Iterator[dict[str, Any]]]:
     """Run a module once for each worker; gives the reports of all as they arrive, until all have ended.
 
     The workers that still run at the end of the context are interrupted and waited for; a second Ctrl-C kills them.
+
+    Parameters
+    ----------
+    grace : float, optional
+        Seconds after which workers that were interrupted are killed; needed if they wait for one another.
 
     Raises
     ------
@@ -68,7 +78,7 @@ def running(module: str, workers: Sequence[Worker]) -> Iterator[Iterator[dict[st
                 processes.append(_started(module, worker, log))
             yield _reports(workers, processes, logs)
         finally:
-            _stop(processes)
+            _stop(processes, grace)
 
 
 def _started(module: str, worker: Worker, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -98,7 +108,7 @@ def _reports(
 
     for number in range(len(processes)):
         threading.Thread(target=listen, args=(number,), daemon=True).start()
-    left = len(processes)
+    left, lost = len(processes), ""
     while left:
         number, line = lines.get()
         if line:
@@ -109,8 +119,13 @@ def _reports(
             yield report
             continue
         left -= 1
-        if code := processes[number].wait():
+        code = processes[number].wait()
+        if code == _LOST:  # the other one is still to be heard of
+            lost = workers[number].name
+        elif code:
             raise WorkerFailed(f"{workers[number].name}: {_reason(code, logs[number])}")
+    if lost:
+        raise WorkerFailed(f"{lost}: the connection to the other processes broke")
 
 
 def _reason(code: int, log: IO[bytes]) -> str:
@@ -123,13 +138,14 @@ def _reason(code: int, log: IO[bytes]) -> str:
     return errors.one_line(Exception(lines[-1] if lines else f"the process ended with exit code {code}"))
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: list[subprocess.Popen[bytes]], grace: float | None) -> None:
     try:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-        for process in processes:
-            process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in processes:
+                process.wait(grace)
     finally:
         for process in processes:
             process.kill()
@@ -151,7 +167,11 @@ class Reports:
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Report progress."""
-        self.send(advance=n)
+        self.send(advance=n, note=note)
+
+    def say(self, text: str) -> None:
+        """Report a line for the user."""
+        self.send(say=text)
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -160,6 +180,8 @@ class Reports:
             yield
         except KeyboardInterrupt:
             sys.exit(130)
+        except LostProcess:
+            sys.exit(_LOST)
         except MmfeatError as error:
             self.send(**{_ERROR: [type(error).__name__, " ".join(str(error).split())]})
             sys.exit(1)

@@ -158,6 +158,8 @@ class ImageEncoderConfig(EncoderTable):
     pretrained: str = setting("auto", filled=True)  # auto: the model's own; random; a .safetensors or .pth file
     checkpoint: str = setting("latest", filled=True)  # latest from finetune, if any; none; checkpoints/NAME-1
     size: int | str = "auto"  # pixels; auto: as pretrained
+    # center: as pretrained, without the margins of the longer side; none: the whole image, its sides scaled to a square
+    crop: str = setting("center", choices=("center", "none"))
     precision: str = setting("float32", choices=_PRECISIONS)  # of the forward pass
     flip: bool = False  # mean over the image and its mirror image
     # decode JPEGs of much more than `size` pixels at 1/2, 1/4 or 1/8. New projects: true

@@ -32,6 +32,7 @@ POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
 METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")  # of ensembles; all but the first are fitted
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 ENGINES = ("torch", "compile", "onnxruntime", "openvino")  # libraries that execute encoders
+ENGINE_CHOICES = ("auto", *ENGINES)
 AUTO = "auto"  # one threshold, fitted if that beats 0.5 beyond the standard error, else 0.5
 TUNED = ("tuned", "tuned-per-class")  # thresholds that are always fitted
 MAX_SEED = 2**63 - 1
@@ -317,7 +318,7 @@ class Config:
     seed: int = setting(0, low=0, high=MAX_SEED)
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     # executes encoders; auto: the fastest, once it is measured
-    engine: str = setting("auto", choices=("auto", *ENGINES))
+    engine: str = setting("auto", choices=ENGINE_CHOICES)
     limit_mb: float = setting(100.0, low=0)  # of a whole model; runs and export report larger ones; 0: none
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()

@@ -148,18 +148,18 @@ def _prepare(group: np.ndarray, load: Callable[[int], Any], collate: Callable[[l
     return Batch(np.array(rows, dtype=np.int64), inputs, undecodable, unread)
 
 
-def some_prepared(rows: np.ndarray, load: Callable[[int], Any]) -> list[Any]:
-    """Prepared samples of up to :data:`MEASURED_ON` rows, spread over all; rows that cannot be read or decoded are left out.
+def some_prepared(rows: np.ndarray, load: Callable[[int], Any]) -> dict[int, Any]:
+    """Prepared samples of up to :data:`MEASURED_ON` rows, by row, spread over all; those that cannot be read are left out.
 
     Parameters
     ----------
     load : callable
         Row to prepared sample, as for :func:`prepared_batches`.
     """
-    prepared = []
+    prepared = {}
     for row in rows[np.linspace(0, len(rows) - 1, min(MEASURED_ON, len(rows)), dtype=int)].tolist():
         with contextlib.suppress(UnreadSample, UndecodableSample):  # whoever encodes them reports the error
-            prepared.append(load(row))
+            prepared[row] = load(row)
     return prepared
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -129,6 +130,10 @@ class Encoder(nn.Module):
             if not tokens:
                 return Encoded(self(batch).float().cpu().numpy())
             return Encoded(*(part.float().cpu().numpy() for part in self.forward_tokens(batch, tokens)))
+
+    def compared(self, encoded: Encoded) -> np.ndarray:
+        """The rows `(n, D)` of a batch's output by which engines are compared."""
+        return encoded.embeddings
 
     @staticmethod
     def out_of_memory(error: BaseException) -> bool:

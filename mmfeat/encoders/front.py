@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mmfeat.common.files import digest_json
 from mmfeat.common.randomness import id_numbers
 from mmfeat.data.synonyms import replace_two
+from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.cut import ACTIVATIONS, Cut
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.store.keys import FRONT, EncoderSpec
@@ -123,10 +123,19 @@ class FrontEncoder(Encoder):
         return self.cut_at.front(batch)[ACTIVATIONS].flatten(1)
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Numbers of tokens `(B, 1)`, states `(B, number, d)` and again the numbers of tokens `(B,)`, of captions."""
+        """Numbers of tokens `(B, 1)`, states `(B, L, d)` and again the numbers of tokens `(B,)`, of captions.
+
+        They are as long as the batch, whatever `number` says, so that one exported graph serves all lengths.
+        """
         found = self.cut_at.front(batch)
-        states, lengths = found[ACTIVATIONS], found["attention_mask"].sum(1)
-        return lengths.unsqueeze(1), functional.pad(states, (0, 0, 0, number - states.shape[1])), lengths
+        lengths = found["attention_mask"].sum(1)
+        return lengths.unsqueeze(1).float(), found[ACTIVATIONS], lengths
+
+    def compared(self, encoded: Encoded) -> np.ndarray:
+        """Activations of images, or the states of all tokens `(n, d)` of captions."""
+        if not self.texts:
+            return encoded.embeddings
+        return np.concatenate([states[: int(n)] for states, n in zip(encoded.tokens, encoded.lengths, strict=True)])
 
     def spec(self) -> EncoderSpec:
         """Everything that the activations depend on; its digest is the front key."""

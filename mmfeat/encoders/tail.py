@@ -84,6 +84,15 @@ class TailEncoder(Encoder):
             return embeddings
         return (embeddings + self.cut_at.tail({ACTIVATIONS: batch[MIRRORED]})) / 2
 
+    def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings as `forward`, with the tokens of the original image or caption and their number."""
+        if ACTIVATIONS not in batch:
+            batch = self._fronts(batch)
+        embeddings, tokens, lengths = self.cut_at.tail_tokens(batch, number)
+        if MIRRORED in batch:
+            embeddings = (embeddings + self.cut_at.tail({ACTIVATIONS: batch[MIRRORED]})) / 2
+        return embeddings, tokens, lengths
+
     def _fronts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         found = self.cut_at.front(batch)
         if not self.cut_at.both or self.training:

@@ -1,4 +1,4 @@
-"""The devices of one extraction: GPUs, or shares of the processor's cores, each for a process of its own."""
+"""The devices of one command: GPUs, or shares of the processor's cores, each for a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceShare:
-    """A process of an extraction.
+    """A process of a command.
 
     Attributes
     ----------
@@ -37,6 +37,25 @@ class DeviceShare:
     def environment(self) -> dict[str, str]:
         """The environment variables that limit its threads."""
         return {OWN_CORES: str(self.threads)}
+
+
+def given_shares(text: str, **others: bool) -> list[DeviceShare]:
+    """As :func:`device_shares`, if no other argument contradicts `devices`.
+
+    Parameters
+    ----------
+    others : bool
+        Whether an argument of this name is given.
+
+    Raises
+    ------
+    ConfigError
+        One is given, or as for :func:`device_shares`.
+    """
+    for name, given in others.items():
+        if given:
+            raise ConfigError(f"devices cannot be used with {name}. Leave one of them out")
+    return device_shares(text)
 
 
 def device_shares(text: str) -> list[DeviceShare]:

@@ -42,6 +42,8 @@ class Session:
         The fastest engine and settings, if they were measured now.
     engine : Engine, optional
         Executes the network; by default the encoder itself.
+    prepared : dict of int to Any
+        Rows that are prepared already, because engines were measured on them.
     """
 
     encoder: Any
@@ -50,10 +52,18 @@ class Session:
     meta: dict[str, Any]
     tuned: str = ""
     engine: Any = None
+    prepared: dict[int, Any] = field(default_factory=dict)
 
     def encode(self, inputs: Any, tokens: int = 0) -> Encoded:
-        """Embeddings of one batch, and tokens if `tokens` is not 0."""
-        return self.encoder.encode(inputs, self.device, tokens) if self.engine is None else self.engine.encode(inputs)
+        """Embeddings of one batch, and tokens if `tokens` is not 0, padded to at least so many."""
+        if self.engine is None:
+            found = self.encoder.encode(inputs, self.device, tokens)
+        else:
+            found = self.engine.encode(inputs)
+        lacking = tokens - found.tokens.shape[1] if tokens else 0
+        if lacking <= 0:
+            return found
+        return found._replace(tokens=np.pad(found.tokens, ((0, 0), (0, lacking), (0, 0))))
 
 
 @dataclass
@@ -114,6 +124,7 @@ class Extraction:
         self.cached -= before.encoded + before.repeated
         self.encoded += before.encoded
         self.repeated += before.repeated
+        self.tokens += before.tokens
         self.seconds += before.seconds
         self.batch_size = self.batch_size or before.batch_size
         for name, seconds in before.shares.items():
@@ -332,7 +343,9 @@ class _Encoding:
 
     def _load(self, row: int) -> Any:
         encoder = self.session.encoder
-        prepared = encoder.prepare(self.read(row))
+        prepared = self.session.prepared.pop(row, None)
+        if prepared is None:
+            prepared = encoder.prepare(self.read(row))
         if encoder.is_flat(prepared):
             self.writer.flat.add(row)
         return prepared

@@ -15,7 +15,7 @@ from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import ConfigError, RunError, one_line
 from mmfeat.common.extras import require
 from mmfeat.common.text import counted
-from mmfeat.config.schema import ENGINES
+from mmfeat.config.schema import ENGINE_CHOICES
 from mmfeat.encoders import onnx_graphs
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
@@ -109,7 +109,7 @@ class TorchNetworks:
             if name not in self._selections:
                 read = self.tokens.get(name)
                 self._selections[name] = EngineSelection(
-                    self.encoders[name], self.device, self.engine, read.number if read else 0
+                    self.encoders[name], self.device, self.engine, tokens=read.number if read else 0
                 )
             return self._selections[name]
 
@@ -224,8 +224,8 @@ def check_engine(name: str) -> str:
     ConfigError
         There is no such engine.
     """
-    if name not in (AUTO, *ENGINES):
-        raise ConfigError(f"engine = {name[:60]!r}. Use one of: {', '.join((AUTO, *ENGINES))}")
+    if name not in ENGINE_CHOICES:
+        raise ConfigError(f"engine = {name[:60]!r}. Use one of: {', '.join(ENGINE_CHOICES)}")
     return name
 
 

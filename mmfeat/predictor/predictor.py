@@ -213,7 +213,7 @@ class Predictor:
             return self._prepared(name, samples[row])
 
         there = np.array([row for row, sample in enumerate(samples) if sample is not None], dtype=np.int64)
-        self.networks.select(name, len(there), lambda: some_prepared(there, load), LONG)
+        self.networks.select(name, len(there), lambda: list(some_prepared(there, load).values()), LONG)
         groups = _groups(self.kinds[name], samples, batch_size or self._batch_size(name, len(samples)))
         batches = prepared_batches(groups, load, collate)
         self._embed(name, len(samples), batches, embeddings=embeddings, present=present, errors=errors)

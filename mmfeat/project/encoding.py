@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -236,24 +237,32 @@ def open_session(
     device = torch_device(config.device)
     encoder = project.built(identity) if encoder is None else encoder
     encoder = encoder.to(device).eval()
-    selection = EngineSelection(encoder, device, config.engine, config.encoder[identity.name].tokens)
+    tokens, prepared = config.encoder[identity.name].tokens, {}
+
+    def some() -> list[Any]:
+        if rows is not None:
+            prepared.update(some_prepared(rows, lambda row: encoder.prepare(read(row))))
+        return list(prepared.values())
+
+    selection = EngineSelection(encoder, device, config.engine, tokens=tokens, spec=identity.spec)
     if options.tune:
         say(f"{identity.name}: measuring the fastest engine and settings on {device}")
     selected = selection.select(
         0 if rows is None else len(rows),
-        lambda: [] if rows is None else some_prepared(rows, lambda row: encoder.prepare(read(row))),
+        some,
         tune=options.tune,
         earlier=earlier_engines(project.store.encoder(identity.spec)),
     )
-    return session_of(project, kind, encoder, selected)
+    return dataclasses.replace(session_of(project, kind, encoder, selected), prepared=prepared)
 
 
 def session_of(project: Project, kind: EncoderKind, encoder: Any, selected: Selected) -> Session:
-    """A session with a selected engine, which is recorded with each segment."""
+    """A session with a selected engine, which is recorded with each segment, with the version of its library."""
     from mmfeat.common.devices import provenance
 
     engine = selected.engine
     meta = provenance(engine.device) | kind.recorded(project.config) | {"engine": engine.choice.record}
+    meta["versions"] = {**meta["versions"], engine.package: engine.library_version()}
     return Session(encoder, engine.device, selected.batch_size, meta, tuned=selected.summary, engine=engine)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mmfeat.config.encoder_tables import MIXED
 from mmfeat.encoders.resolve import Identity
-from mmfeat.extraction import Extraction, extract_encoder
+from mmfeat.extraction import Extraction, extract_encoder, missing_rows
 
 if TYPE_CHECKING:
     from mmfeat.project.project import Project
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def serves_extraction(project: Project, name: str) -> bool:
     """Whether embeddings may come from cached layers: activations in float16 are exact enough for the class `mixed` only."""
     table = project.config.encoder[name]
-    return not table.tokens and (project.config.store.dtype == "float32" or table.precision == MIXED)
+    return project.config.store.dtype == "float32" or table.precision == MIXED
 
 
 def encode_from_front(
@@ -42,23 +42,25 @@ def encode_from_front(
     if not trained or not serves_extraction(project, identity.name):
         return None
     keys, features = project.keys_of(identity).keys, project.store.encoder(identity.spec)
-    if not (present & features.lookup(keys).missing).any():
+    tokens = project.config.encoder[identity.name].tokens
+    todo = missing_rows(features, keys, present, tokens=tokens)[0]
+    if not len(todo):
         return None
     from mmfeat.project.fronts import CachedFront
 
     encoder = project.built(identity) if encoder is None else encoder
     front = CachedFront(project, identity.name, encoder, trained)
     stored = front.reader(drawn=False)
-    if not (usable := present & stored.good & features.lookup(keys).missing).any():
+    if not stored.good[todo].any():
         return None
-
     return extract_encoder(
         features,
-        lambda todo: front.tail_session(),
+        lambda rows: front.tail_session(tokens),
         keys,
-        present=usable,
+        present=present & stored.good,
         read=lambda row: stored.load(row, None),
         name=f"{identity.name}, from cached layers",
+        tokens=tokens,
         shard=shard,
     )
 

@@ -94,22 +94,26 @@ class CachedFront:
         """One view's front on the project's device, ready to encode; engines may be measured on `rows`."""
         config, front = self.project.config, self.fronts[view]
         device, read = torch_device(config.device), self.project.reader(self.name)
-        front = front.to(device).eval()
+        front, prepared = front.to(device).eval(), {}
+
+        def some() -> list[Any]:
+            if rows is not None:
+                prepared.update(some_prepared(rows, lambda row: front.prepare(read(row))))
+            return list(prepared.values())
+
         if self._selected is None:
-            asked = TORCH if front.texts else config.engine  # captions would need a graph for each length
-            self._selected = EngineSelection(front, device, asked, 0).select(
-                0 if rows is None else len(rows),
-                lambda: [] if rows is None else some_prepared(rows, lambda row: front.prepare(read(row))),
-                earlier=earlier_engines(self.features(view)),
+            selection = EngineSelection(front, device, config.engine, tokens=int(front.texts), spec=self.specs[view])
+            self._selected = selection.select(
+                0 if rows is None else len(rows), some, earlier=earlier_engines(self.features(view))
             )
         session = session_of(self.project, self.kind, front, self._selected)
-        return dataclasses.replace(session, engine=None) if front.texts else session  # their tokens differ by batch
+        return dataclasses.replace(session, prepared=prepared)
 
-    def tail_session(self) -> Session:
-        """The stages after the front, on the project's device, by torch."""
+    def tail_session(self, tokens: int = 0) -> Session:
+        """The stages after the front, on the project's device, by torch; `tokens` as in the encoder's settings."""
         device = torch_device(self.project.config.device)
         tail = TailEncoder(self.cut).to(device).eval()
-        return session_of(self.project, self.kind, tail, EngineSelection(tail, device, TORCH).usual())
+        return session_of(self.project, self.kind, tail, EngineSelection(tail, device, TORCH, tokens=tokens).usual())
 
     def cache(self, train: np.ndarray, val: np.ndarray) -> None:
         """Compute what the store lacks. An interrupted call keeps what it has computed.

@@ -5,6 +5,7 @@ torch is imported only to measure. The project must be opened with `dry=True`.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,8 @@ class PlannedFinetuning:
         Estimate of the time.
     checkpoint_mb, store_mb : float
         Megabytes added to checkpoints/ and to the store.
+    front_seconds, front_mb : float
+        The part of these for cached layers, which later fits need no more.
     """
 
     name: str
@@ -172,6 +175,8 @@ class PlannedFinetuning:
     seconds: float = 0.0
     checkpoint_mb: float = 0.0
     store_mb: float = 0.0
+    front_seconds: float = 0.0
+    front_mb: float = 0.0
 
 
 def plan_finetune(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[PlannedFinetuning]:
@@ -282,7 +287,8 @@ def _plan_tuning(project: Project, plan: FitPlan) -> PlannedFinetuning:
     what = f"{cut}{counted(len(samples.train), 'row')}, up to {counted(settings.epochs, 'epoch')}{resumed}"
     weights = sum(t.numel() * t.element_size() for t in encoder.state_dict().values())
     mb = (weights + _output_bytes(project, plan.pretrained.width)) / 1e6
-    return _planned(project, plan, what, seconds=seconds, mb=mb, n_bytes=n_bytes)
+    planned = _planned(project, plan, what, seconds=seconds, mb=mb, n_bytes=n_bytes)
+    return dataclasses.replace(planned, front_seconds=front.seconds, front_mb=front.n_bytes / 1e6)
 
 
 def _lacking(project: Project, identity: Identity, which: tuple[str, ...]) -> np.ndarray:

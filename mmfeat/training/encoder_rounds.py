@@ -44,6 +44,8 @@ class EncoderCost:
         Estimate for one round on this device.
     mb : float
         Megabytes that one round adds to checkpoints/ and to the store.
+    front_seconds, front_mb : float
+        The same for cached layers, once for all rounds.
     """
 
     names: list[str]
@@ -51,6 +53,13 @@ class EncoderCost:
     n_rows: int
     seconds: float
     mb: float
+    front_seconds: float = 0.0
+    front_mb: float = 0.0
+
+    @property
+    def all_seconds(self) -> float:
+        """Estimate for all rounds."""
+        return self.times * self.seconds + self.front_seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +158,8 @@ class EncoderRounds:
         """Measure a few batches of each encoder, forward and backward; changes nothing."""
         overlay = self._overlay(0, np.zeros((len(self.free), len(self.project.manifest.classes)), np.float32))
         plans = plan_finetune(overlay, self.names)
-        seconds, mb = sum(plan.seconds for plan in plans), sum(plan.checkpoint_mb for plan in plans)
+        front_seconds, front_mb = (sum(getattr(plan, name) for plan in plans) for name in ("front_seconds", "front_mb"))
+        seconds, mb = sum(plan.seconds for plan in plans) - front_seconds, sum(plan.checkpoint_mb for plan in plans)
         for name in self.names:
             identity = overlay.pretrained(name)
             keys = overlay.keys_of(identity)
@@ -157,7 +167,15 @@ class EncoderRounds:
             measured = measure_encoding(overlay, identity, todo)
             seconds, mb = seconds + measured.seconds, mb + measured.n_bytes / 1e6
         n_rows = len(overlay.manifest.rows("train"))
-        return EncoderCost(names=self.names, times=self.times, n_rows=n_rows, seconds=seconds, mb=mb)
+        return EncoderCost(
+            names=self.names,
+            times=self.times,
+            n_rows=n_rows,
+            seconds=seconds,
+            mb=mb,
+            front_seconds=front_seconds,
+            front_mb=front_mb,
+        )
 
     def __call__(self, number: int, targets: Targets) -> FitData | None:
         """Arrays encoded by newly fine-tuned encoders; None if this round keeps the encoders of the previous round."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from mmfeat.common.errors import DataError, EncoderError
 from mmfeat.common.progress import clock, say
 from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted, quoted
-from mmfeat.config.finetune_recipes import ALL
 from mmfeat.data.manifest import Manifest
 from mmfeat.encoders.checkpoint import Checkpoint, LinearProbe, copy_checkpoint, save_checkpoint
 from mmfeat.encoders.encoder import Encoder
@@ -26,8 +25,10 @@ from mmfeat.encoders.finetuning.fit_encoder import fit_encoder
 from mmfeat.encoders.finetuning.optimisation import training_precision
 from mmfeat.encoders.finetuning.resume_state import forget_state
 from mmfeat.encoders.finetuning.training_samples import Samples
+from mmfeat.encoders.finetuning.validated_epochs import EncoderFit, FittedEncoder
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.resolve import Identity, build_encoder
+from mmfeat.extraction.device_shares import DeviceShare
 from mmfeat.heads.training.epochs import FittedHead
 from mmfeat.heads.training.fit_heads import fit_data, fit_head
 from mmfeat.inference.fitted_rules import metrics_on_val
@@ -37,12 +38,13 @@ from mmfeat.project.encoding import complete_logits, encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.tfidf_vocabulary import fitted_vocabulary, identity_of
 from mmfeat.store.feature_table import FeatureTable
-from mmfeat.training.cut_training import cache_layers, of_whole, trained_part
+from mmfeat.training.cut_training import cache_layers, of_whole, start_table, trained_part
+from mmfeat.training.device_training import check_batches, fit_on_devices
 from mmfeat.training.finetune_plan import FitPlan, check_fit_plans, fit_plan, is_fitted_whole, out_of_use, use_remedy
 from mmfeat.training.finetuned_checkpoint import CURVE, checkpoint_record, lineage_on_train, plot_curve, save_finetuned
+from mmfeat.training.fit_announcement import announce
 
 NO_BETTER = "no epoch was better than the frozen encoder, which is kept"
-LONG_SECONDS = 1800.0  # without a GPU, a longer estimate suggests --freeze
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,15 @@ class FinetunedEncoder:
     remedy: str = ""
 
 
-def finetune_encoders(project: Project, names: list[str] | None = None, freeze: bool = False) -> list[FinetunedEncoder]:
+def finetune_encoders(
+    project: Project, names: list[str] | None = None, freeze: bool = False, *, shares: Sequence[DeviceShare] = ()
+) -> list[FinetunedEncoder]:
     """Fit encoders on their own modality, one after another; all of the project if none is named.
+
+    Parameters
+    ----------
+    shares : sequence of DeviceShare
+        Several processes that a fine-tuning divides its batches among. The project's device is the first one's.
 
     Raises
     ------
@@ -91,11 +100,12 @@ def finetune_encoders(project: Project, names: list[str] | None = None, freeze: 
                 training_precision(
                     config.finetune_of(name).precision, config.encoder[name].precision, torch_device(config.device)
                 )
+                check_batches(project, name, shares)
         if not is_fitted_whole(project, name):
             project.identity(name)
     for name in names:
-        fit = _freeze if freeze or is_fitted_whole(project, name) else _tune
-        results.append(_in_use(project, fit(project, name)))
+        frozen = freeze or is_fitted_whole(project, name)
+        results.append(_in_use(project, _freeze(project, name) if frozen else _tune(project, name, shares)))
     return results
 
 
@@ -190,16 +200,20 @@ def _freeze(project: Project, name: str) -> FinetunedEncoder:
 
 
 def _labelled_table(project: Project, pretrained: Identity) -> FeatureTable:
-    """The cached features of labelled rows.
+    """The cached features of labelled rows; raises as `_with_rows`."""
+    manifest = project.manifest
+    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
+    return _with_rows(project.table_of({pretrained.name: (pretrained.spec, None)}, rows), pretrained.name)
+
+
+def _with_rows(table: FeatureTable, name: str) -> FeatureTable:
+    """The same table.
 
     Raises
     ------
     DataError
         No row to train on could be encoded.
     """
-    name, manifest = pretrained.name, project.manifest
-    rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
-    table = project.table_of({name: (pretrained.spec, None)}, rows)
     if not table.present[name][table.rows("train")].any():
         raise DataError(
             f"encoder.{name}: no labelled row to train on can be encoded. To see why: mmfeat extract {name}"
@@ -223,7 +237,7 @@ def _fitted_encoder(project: Project, plan: FitPlan) -> Encoder:
     return kind_of(table).restore(plan.made, table) if plan.made else fitted_vocabulary(project, plan.name)
 
 
-def _tune(project: Project, name: str) -> FinetunedEncoder:
+def _tune(project: Project, name: str, shares: Sequence[DeviceShare]) -> FinetunedEncoder:
     """Fine-tune one encoder end to end, and save it with its linear probe."""
     config = project.config
     settings, plan = config.finetune_of(name), fit_plan(project, name, freeze=False)
@@ -244,15 +258,7 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
     samples = cache_layers(project, plan, samples_of(project, name, encoder))
     start = _frozen_output(project, plan) if settings.head_first else None
     with named(name):
-        fitted = fit_encoder(
-            trained_part(plan, encoder),
-            samples,
-            settings,
-            **fit_arguments(project, plan),
-            start=start,
-            logs=_logs(project, plan),
-            before=functools.partial(_announce, project, name),
-        )
+        fitted = _fitted(project, plan, trained_part(plan, encoder), samples=samples, start=start, shares=shares)
     encoder = encoder.cpu()
     checkpoint = save_finetuned(project, plan, encoder, samples=samples, fitted=of_whole(fitted, encoder))
     resume_file_of(project, name).unlink(missing_ok=True)
@@ -275,28 +281,35 @@ def _tune(project: Project, name: str) -> FinetunedEncoder:
     )
 
 
-def _announce(project: Project, name: str, done: int, seconds: float) -> None:
-    """Print the expected time of a fine-tuning: `done` steps are done already, the rest takes about `seconds`."""
-    config, device = project.config, torch_device(project.config.device)
-    settings, model = config.finetune_of(name), project.model_title(name)
-    if done:
-        say(f"{name}: continues after step {done:,}")
-    say(f"{name}: fine-tuning {model} on {device}, about {clock(seconds)} for up to {settings.epochs} epochs")
-    if config.encoder[name].pretrained == "random" and settings.batch_norm == "frozen":
-        say(f"{name}: the weights are random. To train from scratch, use: --recipe paper")
-    if seconds > LONG_SECONDS and device.type == "cpu":
-        faster = (
-            f'For less time, set [finetune.{name}] layers = "auto" in mmfeat.toml. ' if settings.layers == ALL else ""
-        )
-        say(
-            f"{name}: this takes long without a GPU. {faster}"
-            f"To fit only a linear probe, in minutes: mmfeat finetune {name} --freeze"
-        )
+def _fitted(
+    project: Project,
+    plan: FitPlan,
+    encoder: Encoder,
+    *,
+    samples: Samples,
+    start: LinearProbe | None,
+    shares: Sequence[DeviceShare],
+) -> FittedEncoder:
+    """Fine-tune in this process, or in one for each device."""
+    settings, arguments = project.config.finetune_of(plan.name), fit_arguments(project, plan)
+    if len(shares) > 1:
+        return fit_on_devices(EncoderFit(encoder, samples, settings, **arguments, start=start), project, plan, shares)
+    return fit_encoder(
+        encoder,
+        samples,
+        settings,
+        **arguments,
+        start=start,
+        logs=logs_of(project, plan),
+        before=functools.partial(announce, project, plan.name),
+    )
 
 
 def _frozen_output(project: Project, plan: FitPlan) -> LinearProbe:
-    """The probe that fine-tuning starts with: fitted on the pretrained encoder's cached features."""
+    """The probe that fine-tuning starts with: fitted on the pretrained encoder's embeddings."""
     manifest, pretrained = project.manifest, plan.pretrained
+    if (table := start_table(project, plan)) is not None:
+        return _fitted_output(project, pretrained, _with_rows(table, plan.name))[1]
     rows = np.concatenate([manifest.rows("train"), manifest.rows("val")])
     encode_missing(project, pretrained, rows, trained=plan.cut.trained if plan.cut.cached else 0)
     return _fitted_output(project, pretrained, _labelled_table(project, pretrained))[1]
@@ -309,7 +322,7 @@ def _complete(project: Project, plan: FitPlan, made: Checkpoint) -> None:
     forget_state(resume_file_of(project, plan.name), plan.fingerprint)
 
 
-def _logs(project: Project, plan: FitPlan) -> Path:
+def logs_of(project: Project, plan: FitPlan) -> Path:
     """The folder of a fine-tuning's TensorBoard files."""
     return project.checkpoints / "tensorboard" / f"{plan.name}-{plan.fingerprint[:8]}"
 

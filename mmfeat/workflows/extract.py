@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmfeat.common.errors import ConfigError
 from mmfeat.common.progress import clock
-from mmfeat.extraction.device_shares import device_shares
+from mmfeat.extraction.device_shares import given_shares
 from mmfeat.project.device_encoding import encode_on_devices
 from mmfeat.project.encoding import ExtractionOptions, ExtractResult
 from mmfeat.project.encoding import extract as extract_features
@@ -102,9 +101,7 @@ def extract(
     names = list(names or project.config.encoder)
     if devices is None:
         return extract_features(project, names, options=options)
-    if tune or "device" in project.overrides:
-        raise ConfigError(f"devices cannot be used with {'tune' if tune else 'device'}. Leave one of them out")
-    shares = device_shares(devices)
+    shares = given_shares(devices, tune=tune, device="device" in project.overrides)
     if len(shares) == 1:
         return extract_features(project.derived(settings={"device": shares[0].device}), names, options=options)
     if rehash:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.progress import clock
+from mmfeat.extraction.device_shares import DeviceShare, given_shares
 from mmfeat.inference.fitted_rules import metrics_on_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow, Metrics
@@ -97,7 +98,9 @@ class FinetuneDryRun(DryRun):
 
 
 @former_arguments(2, "freeze")
-def finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bool = False) -> FinetuneResult:
+def finetune(
+    project: Project, names: Sequence[str] | None = None, *, freeze: bool = False, devices: str | None = None
+) -> FinetuneResult:
     """Fit encoders on their own modality, one after another.
 
     Parameters
@@ -107,15 +110,28 @@ def finetune(project: Project, names: Sequence[str] | None = None, *, freeze: bo
     freeze : bool
         Keep the pretrained encoder and fit only its linear probe, on cached features. A TF-IDF encoder is fitted on the
         captions of training rows either way.
+    devices : str, optional
+        Divide each batch among several processes: GPUs such as `0,1`; `all`; or `cpu:N`.
 
     Raises
     ------
+    ConfigError
+        There are no such devices, or `devices` is given with `device` or `freeze`.
     DataError
         There is no labelled row to train on.
     EncoderError
         An encoder cannot be built or trained on this device, or its loss is not finite.
+    WorkerFailed
+        A process of `devices` ended without a message.
     """
-    results, manifest = finetune_encoders(project, list(names) if names else None, freeze), project.manifest
+    shares: list[DeviceShare] = []
+    if devices is not None:
+        shares = given_shares(devices, freeze=freeze, device="device" in project.overrides)
+        project = project.derived(settings={"device": shares[0].device})
+    results, manifest = (
+        finetune_encoders(project, list(names) if names else None, freeze, shares=shares),
+        project.manifest,
+    )
     val, baseline = manifest.rows("val"), None
     if len(val):
         most_frequent = most_frequent_baseline(manifest.labels[manifest.rows("train")], len(val))

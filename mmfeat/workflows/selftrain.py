@@ -130,10 +130,13 @@ class SelftrainPlan:
 
 def about_cost(cost: EncoderCost) -> str:
     """The cost of encoder rounds in a sentence."""
+    once = ""
+    if cost.front_mb:
+        once = f" Cached layers: once, about {clock(cost.front_seconds)} and {cost.front_mb:,.1f} MB."
     return (
         f"Encoder rounds: up to {cost.times}, each fine-tunes {' and '.join(cost.names)} on "
         f"{counted(cost.n_rows, 'row')} and encodes all rows again: about {clock(cost.seconds)} each, "
-        f"{clock(cost.times * cost.seconds)} in all, and {cost.mb:,.1f} MB each."
+        f"{clock(cost.all_seconds)} in all, and {cost.mb:,.1f} MB each.{once}"
     )
 
 

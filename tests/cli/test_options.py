@@ -113,11 +113,13 @@ COMMANDS = {
         [],
         ["finetune.finetune", "finetune.plan_finetune"],
         {
-            "--freeze": Opt(),
-            "--dry-run": Opt(),
+            "--freeze": Opt(refused=[["--devices", "cpu:2"]]),
+            "--devices": Opt("cpu:2", refused=[["--freeze"], ["--dry-run"], ["--device", "cpu"]]),
+            "--dry-run": Opt(refused=[["--devices", "cpu:2"]]),
             "--recipe": Opt("paper", refused=[["--freeze"]]),
             "--synonyms": Opt("s.txt", refused=[["--freeze"], ["image"]]),
             **TOP,
+            "--device": dataclasses.replace(DEVICE, refused=[["--devices", "cpu:2"]]),
             "--set": Opt(
                 "finetune.image.epochs=2", refused=[["--freeze"], ["text"]], elsewhere={"fuse.head=linear": []}
             ),

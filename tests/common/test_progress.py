@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmfeat.common.progress import clock, counting_into, progress, say
+from mmfeat.common.progress import clock, counting_into, progress, quiet, relayed_by, say
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,26 @@ def test_loops_over_rows_are_counted_elsewhere_and_nothing_is_shown(capsys):
     with progress("a loop", 5) as bar:
         bar.advance(2)
     assert counter.n == 4
+
+
+def test_a_relay_gets_progress_with_its_notes_and_the_lines(capsys):
+    class Relay:
+        def __init__(self) -> None:
+            self.found = []
+
+        def advance(self, n: int = 1, note: str = "") -> None:
+            self.found.append((n, note))
+
+        def say(self, text: str) -> None:
+            self.found.append(text)
+
+    relay = Relay()
+    with relayed_by(relay):
+        with progress("a loop", 5, "samples") as bar:
+            bar.advance(2, "loss 0.1")
+        say("a line")
+        with quiet():
+            say("none")
+    assert relay.found == [(2, "loss 0.1"), "a line"]
+    say("here")
+    assert capsys.readouterr().err == "here\n"

@@ -16,7 +16,7 @@ from mmfeat.common.workers import Worker, WorkerFailed, running
 MODULE = """
 import fcntl, os, signal, time
 from mmfeat.common.errors import DataError
-from mmfeat.common.workers import Reports
+from mmfeat.common.workers import LostProcess, Reports
 
 reports = Reports()
 with reports.ending():
@@ -30,6 +30,10 @@ with reports.ending():
             time.sleep(60)
         finally:
             open(asked["file"], "w").write(os.environ["OWN"])
+    if asked["do"] == "ignore":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        reports.advance(2)
+        time.sleep(60)
     if asked["do"] == "talk":
         locked = open(asked["file"], "w")
         fcntl.flock(locked, fcntl.LOCK_EX)
@@ -38,6 +42,8 @@ with reports.ending():
     reports.advance(2)
     if "gate" in asked:
         open(asked["gate"]).read()  # until the other has begun to wait
+    if asked["do"] == "lose":
+        raise LostProcess("the connection broke")
     if asked["do"] == "refuse":
         raise DataError("row 'a': it has\\nno image")
     if asked["do"] == "fail":
@@ -79,7 +85,7 @@ def test_what_fails_is_one_line_and_the_others_are_interrupted(module, tmp_path,
     os.mkfifo(gate)
     both = [worker("wait", file=str(kept), gate=str(gate)), worker(do, gate=str(gate))]
     with pytest.raises(error, match=says), running(module, both) as reports:
-        assert next(reports) == next(reports) == {"advance": 2}
+        assert next(reports) == next(reports) == {"advance": 2, "note": ""}
         list(reports)
     assert kept.read_text() == "kept"
 
@@ -87,9 +93,27 @@ def test_what_fails_is_one_line_and_the_others_are_interrupted(module, tmp_path,
 def test_an_interruption_reaches_every_worker(module, tmp_path):
     files = [tmp_path / "a", tmp_path / "b"]
     with pytest.raises(KeyboardInterrupt), running(module, [worker("wait", file=str(f)) for f in files]) as reports:
-        assert next(reports) == next(reports) == {"advance": 2}
+        assert next(reports) == next(reports) == {"advance": 2, "note": ""}
         raise KeyboardInterrupt
     assert all(file.read_text() == "kept" for file in files)
+
+
+def test_a_worker_that_lost_another_is_not_the_one_to_blame(module, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    three = [worker("lose"), worker("wait", file=str(tmp_path / "kept"), gate=str(gate)), worker("die", gate=str(gate))]
+    for workers, says in (
+        (three, r"^process \(die\): the process was ended by SIGKILL"),
+        ([worker("lose"), worker("work")], r"^process \(lose\): the connection to the other processes broke$"),
+    ):
+        with pytest.raises(WorkerFailed, match=says), running(module, workers) as reports:
+            list(reports)
+
+
+def test_a_worker_that_does_not_end_is_killed_after_the_grace(module):
+    with pytest.raises(KeyboardInterrupt), running(module, [worker("ignore")], grace=0.1) as reports:
+        next(reports)
+        raise KeyboardInterrupt
 
 
 COMMAND = """

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.families.transformer_text import build_text_encoder
 from mmfeat.encoders.finetuning.depthwise import FastDepthwise
 from mmfeat.encoders.front import FrontEncoder, Mirrored, Synonyms, View
+from mmfeat.encoders.onnx_graphs import write_encoder_graph
 from mmfeat.encoders.tail import TailEncoder
 from mmfeat.encoders.weights import read_tensors
 
@@ -35,16 +37,68 @@ def pixels(encoder, n: int = 3) -> dict[str, torch.Tensor]:
     return {"pixels": torch.randint(0, 256, (n, *size), generator=noise).to(torch.uint8)}
 
 
-@pytest.mark.parametrize("model", ["test_efficientnet", "test_vit", "test_convnext", "mobilenetv3_small_050"])
-@pytest.mark.parametrize("flip", [False, True])
-def test_front_and_tail_are_the_whole_image_network(model, flip):
-    encoder = image_encoder(model, flip=flip)
+@pytest.mark.parametrize("model", ["test_efficientnet", "test_vit", "test_resnet"])
+def test_front_and_tail_with_mirror_images_are_the_whole_image_network(model):
+    encoder = image_encoder(model, flip=True)
     batch, device = pixels(encoder), torch.device("cpu")
     whole = torch.from_numpy(encoder.eval().encode(batch, device).embeddings)
-    for trained in range(1, encoder.cut(1).n_stages + 1):
+    for trained in (1, encoder.cut(1).n_stages):
+        found = torch.from_numpy(TailEncoder(encoder.cut(trained)).eval().encode(batch, device).embeddings)
+        assert torch.allclose(found, whole, atol=1e-5 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("model", "n_stages", "settings"),
+    [
+        ("test_efficientnet", 5, {}),
+        ("test_resnet", 4, {}),
+        ("test_vit", 6, {}),
+        ("test_convnext", 4, {}),
+        ("test_vit_relpos", 9, {}),
+        ("mobilenetv3_small_050", 6, {"size": 64}),
+        ("regnetx_002", 4, {"size": 64}),
+        ("swin_tiny_patch4_window7_224", 4, {"size": 64}),
+        ("inception_v3", 11, {"size": 80}),
+        ("torchvision:resnet18", 4, {"size": 64}),
+        ("torchvision:convnext_tiny", 4, {"size": 64}),
+        ("torchvision:efficientnet_b0", 7, {"size": 64}),
+        ("torchvision:shufflenet_v2_x0_5", 3, {"size": 64}),
+        ("torchvision:alexnet", 5, {"size": 64}),  # a list of layers
+        ("torchvision:densenet121", 4, {"size": 64}),  # changes features in place
+        ("torchvision:regnet_x_400mf", 4, {"size": 64}),
+        ("torchvision:mnasnet0_5", 6, {"size": 64}),
+    ],
+)
+def test_front_and_tail_are_the_whole_image_network(model, n_stages, settings):
+    encoder = image_encoder(model, **settings)
+    with torch.no_grad():  # random weights may make all embeddings alike
+        for name, parameter in encoder.named_parameters():
+            if "gamma" in name or "layer_scale" in name:
+                parameter.fill_(1)
+    batch, device = pixels(encoder), torch.device("cpu")
+    whole = torch.from_numpy(encoder.eval().encode(batch, device).embeddings)
+    assert encoder.cut(1).n_stages == n_stages
+    for trained in sorted({1, 2, n_stages}):
         tail = TailEncoder(encoder.cut(trained))
         found = torch.from_numpy(tail.eval().encode(batch, device).embeddings)
         assert torch.allclose(found, whole, atol=1e-5 * float(whole.abs().max())), trained
+        assert any(parameter.ndim > 1 for parameter in tail.parameters())
+
+
+@pytest.mark.parametrize("model", ["test_efficientnet", "test_vit", "torchvision:resnet18", "text"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_tail_gives_the_tokens_of_the_whole(model, flip, text_folder):
+    if model == "text":
+        encoder = text_encoder(text_folder)
+        batch = encoder.collate([encoder.prepare(text) for text in ("a dog", "two cats on a long red sofa", "x")])
+    else:
+        encoder = image_encoder(model, flip=flip, size=64)
+        batch = pixels(encoder)
+    whole = encoder.eval().encode(batch, torch.device("cpu"), 3)
+    found = TailEncoder(encoder.cut(1)).eval().encode(batch, torch.device("cpu"), 3)
+    for one, other in zip(found, whole, strict=True):
+        assert one.shape == other.shape
+        assert np.allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
 def test_front_and_tail_are_the_whole_text_network(text_folder):
@@ -57,11 +111,23 @@ def test_front_and_tail_are_the_whole_text_network(text_folder):
             assert torch.allclose(cut.tail(cut.front(batch)), whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("model", ["test_resnet", "torchvision:shufflenet_v2_x0_5", "test_vit_relpos"])
+@pytest.mark.parametrize("model", ["hrnet_w18_small", "coat_tiny"])
 def test_a_network_of_unknown_stages_is_refused_in_one_line(model):
     with pytest.raises(EncoderError, match=r'its layers cannot be cached.*Set: layers = "all"') as refused:
-        image_encoder(model).cut(1)
+        image_encoder(model, **({"size": 64} if model.startswith("hrnet") else {})).cut(1)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit", "torchvision:shufflenet_v2_x0_5"])
+def test_a_front_executes_as_an_exported_graph(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    front = FrontEncoder(image_encoder(model).cut(1), View(), "float32").eval()
+    write_encoder_graph(front, tmp_path / "front.onnx")
+    batch = pixels(front.cut_at.encoder)
+    with torch.inference_mode():
+        whole = front(batch).numpy()
+    (found,) = onnxruntime.InferenceSession(tmp_path / "front.onnx").run(None, {"pixels": batch["pixels"].numpy()})
+    assert np.abs(found - whole).max() < 1e-4 * np.abs(whole).max()
 
 
 def test_more_stages_than_there_are_are_refused():

@@ -1,14 +1,21 @@
-"""`size` of networks that take images of one size alone: ViT, Swin."""
+"""`size` of networks that take images of one size alone: ViT, Swin; `crop` of any network."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
+from helpers.encoders import TINY, image_encoder
+from helpers.images import saved
+from PIL import Image
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.encoders.families.image_network import build_image_encoder
 from mmfeat.encoders.portable import load_encoder, save_encoder
+from mmfeat.store.keys import explain
 
 CPU = torch.device("cpu")
 
@@ -87,3 +94,31 @@ def test_a_swin_takes_another_size(tmp_path):
     encoder = build(tmp_path, "swin_tiny_patch4_window7_224", size=192)
     assert encoder.resized
     assert encode(encoder, 192).shape == (2, 768)
+
+
+def wide_image() -> bytes:
+    """A grey image, four times as wide as high, with a red left margin."""
+    pixels = np.full((64, 256, 3), 128, np.uint8)
+    pixels[:, :32] = (255, 0, 0)
+    return saved(Image.fromarray(pixels), "PNG")
+
+
+def red(pixels: torch.Tensor) -> float:
+    """The share of red pixels of `(3, H, W)` uint8."""
+    return float(((pixels[0] > 200) & (pixels[1] < 60)).float().mean())
+
+
+def test_without_a_crop_the_margins_are_seen(tmp_path):
+    center, whole = image_encoder(tmp_path), image_encoder(tmp_path, dataclasses.replace(TINY, crop="none"))
+    assert red(center.prepare(wide_image())) == 0
+    assert red(whole.prepare(wide_image())) == pytest.approx(1 / 8, abs=0.05)
+    assert center.prepare(wide_image()).shape == whole.prepare(wide_image()).shape
+    assert center.spec().key != whole.spec().key
+    assert "crop_mode center -> squash" in explain(center.spec(), whole.spec())
+
+
+def test_an_exported_encoder_crops_as_the_project(tmp_path):
+    encoder = image_encoder(tmp_path, dataclasses.replace(TINY, crop="none"))
+    again = load_encoder("image", save_encoder(encoder, tmp_path / "encoder"), tmp_path / "encoder")
+    assert again.spec().key == encoder.spec().key
+    assert np.array_equal(again.prepare(wide_image()), encoder.prepare(wide_image()))

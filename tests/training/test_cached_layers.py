@@ -15,13 +15,16 @@ from helpers.projects import copy_project
 from mmfeat.common.errors import ConfigError, EncoderError, StoreError
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.engines import graphs as engine_graphs
+from mmfeat.encoders.engines import selection
 from mmfeat.encoders.finetuning import validated_epochs
 from mmfeat.encoders.front import FrontEncoder
 from mmfeat.encoders.preparation import ImagePreparation, TextPreparation
+from mmfeat.encoders.tail import TailEncoder
 from mmfeat.extraction import writer
 from mmfeat.project.encoding import encode_missing, extract
 from mmfeat.project.project import Project
-from mmfeat.training import cut_plan
+from mmfeat.training import cut_plan, encoder_training
 from mmfeat.training.cut_plan import plan_cut
 from mmfeat.training.dry_run import plan_finetune
 from mmfeat.workflows.finetune import finetune
@@ -100,6 +103,36 @@ def test_a_second_fit_computes_nothing_again(project, monkeypatch):
     seen.clear()
     finetune(edited(project, epochs=1))
     assert not seen
+
+
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_the_linear_output_to_start_from_is_fitted_on_cached_layers(project, monkeypatch, name):
+    """Its embeddings are those of the whole network, up to the float16 of cached layers, and are not stored."""
+    project, seen = edited(project, {name: LAST[name]}, epochs=1, head_first="true"), []
+    encode = Encoder.encode
+
+    def watched(self, batch, *args):
+        if not isinstance(self, FrontEncoder | TailEncoder):
+            seen.append(len(next(iter(batch.values()))))
+        return encode(self, batch, *args)
+
+    monkeypatch.setattr(Encoder, "encode", watched)
+    tables, start = [], encoder_training.start_table
+    monkeypatch.setattr(encoder_training, "start_table", lambda *given: tables.append(start(*given)) or tables[-1])
+    finetune(project, [name])
+    pretrained, labelled = project.pretrained(name), [project.manifest.rows(which) for which in ("train", "val")]
+    rows = np.concatenate(labelled)
+    n_val = len(project.manifest.rows("val"))
+    assert (
+        sum(n for n in seen if n > 2) <= n_val
+    )  # those that the new checkpoint is scored on; a network is tried out on 2
+    assert project.store.encoder(pretrained.spec).n_rows <= n_val
+    encode_missing(project, pretrained, rows)
+    whole = project.table_of({name: (pretrained.spec, None)}, rows).take(rows)
+    (table,) = tables
+    assert (table.present[name] == whole.present[name]).all()
+    found, wanted = table.embeddings[name], np.asarray(whole.embeddings[name][slice(None)], np.float32)
+    assert np.abs(found - wanted).max() < 5e-3 * np.abs(wanted).max()
 
 
 def test_an_interrupted_caching_continues(project, monkeypatch):
@@ -310,8 +343,11 @@ def test_files_without_layers_keep_their_fingerprints():
 
 
 @pytest.mark.parametrize("name", ["image", "text"])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_extraction_runs_the_tail_alone_where_activations_are_exact(project, monkeypatch, name, dtype):
+@pytest.mark.parametrize(("dtype", "tokens"), [("float16", 0), ("float32", 0), ("float32", 2)])
+def test_extraction_runs_the_tail_alone_where_activations_are_exact(project, monkeypatch, name, dtype, tokens):
+    path = project.root / "mmfeat.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f"[encoder.{name}]\n", f"[encoder.{name}]\ntokens = {tokens}\n"), encoding="utf-8")
     project = edited(project, store=f'dtype = "{dtype}"')
     finetune(project, [name])
     project = Project(project.root)
@@ -330,16 +366,22 @@ def test_extraction_runs_the_tail_alone_where_activations_are_exact(project, mon
     )  # two captions are prepared when a network is built, and when it is cut
     assert result.encoded > 30
     assert result.encoded + result.repeated + result.cached == len(train)
-    features, keys = project.store.encoder(identity.spec), project.keys_of(identity).keys[train]
-    by_tail = np.asarray(features.embeddings(features.lookup(keys))[:], np.float32)
+    keys = project.keys_of(identity).keys[train]
+
+    def stored(project: Project) -> list[np.ndarray]:
+        features = project.store.encoder(identity.spec)
+        values = [features.embeddings(features.lookup(keys))[:]]
+        values += features.tokens(tokens, features.lookup_tokens(tokens, keys)) if tokens else []
+        return [np.asarray(one[:], np.float32) for one in values]
+
+    by_tail, features = stored(project), project.store.encoder(identity.spec)
     shutil.rmtree(features.folder)
     for folder in fronts(project):
         shutil.rmtree(folder)
     whole = Project(project.root)
     encode_missing(whole, identity, train)
-    features = whole.store.encoder(identity.spec)
-    again = np.asarray(features.embeddings(features.lookup(keys))[:], np.float32)
-    assert np.allclose(by_tail, again, atol=1e-4 * np.abs(again).max())
+    for one, again in zip(by_tail, stored(whole), strict=True):
+        assert np.allclose(one, again, atol=1e-4 * np.abs(again).max())
     extract(whole, [name])
 
 
@@ -357,6 +399,40 @@ def test_an_encoder_that_averages_mirror_images_does_so_from_the_cache(project):
     ).encoders
     losses = [[row["val_loss"] for row in one.checkpoint.record["history"]] for one in (cached, through)]
     assert np.allclose(*losses, rtol=1e-4)
+
+
+def test_captions_fronts_use_the_selected_engine(project, monkeypatch, tmp_path):
+    """One graph for all lengths; its states are compared with those of torch before use."""
+    pytest.importorskip("onnxruntime")
+    for module in (engine_graphs, selection):
+        monkeypatch.setattr(module, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    path = project.root / "mmfeat.toml"
+    torch_text = path.read_text(encoding="utf-8")
+    path.write_text(torch_text.replace('engine = "torch"', 'engine = "onnxruntime"'), encoding="utf-8")
+    graphs, compared = [], []
+    export, compare = engine_graphs.write_encoder_graph, selection.disagreement
+    monkeypatch.setattr(engine_graphs, "write_encoder_graph", lambda *a, **k: graphs.append(1) or export(*a, **k))
+    monkeypatch.setattr(selection, "disagreement", lambda *a: compared.append(a[0].shape) or compare(*a))
+    rows = {which: project.manifest.rows(which) for which in ("train", "val")}
+
+    def states() -> list[np.ndarray]:
+        project = edited(Project(path.parent), {"text": "last 1"}, 'dtype = "float32"')
+        front = plan_cut(project, "text").front
+        front.cache(**rows)
+        for origin in front.features(0).origins():
+            assert ("onnxruntime" in origin["engine"]) == ("onnxruntime" in origin["versions"]) == bool(graphs)
+        return [front.reader().load(int(row), None).values["activations"] for row in rows["train"]]
+
+    by_graph = states()
+    assert len(graphs) == 1
+    assert compared[0][0] > len(project.manifest.captions)  # tokens
+    for folder in fronts(project):
+        shutil.rmtree(folder)
+    graphs.clear()
+    path.write_text(torch_text, encoding="utf-8")
+    (project.root / "first.toml").unlink()
+    for one, other in zip(by_graph, states(), strict=True):
+        assert np.allclose(one, other, atol=1e-4 * np.abs(other).max())
 
 
 def test_captions_are_stored_by_length_in_a_few_variants(project):
@@ -382,15 +458,21 @@ def test_a_copy_of_the_project_finds_the_rows_again(project, tmp_path, monkeypat
 
 
 def test_self_training_rounds_fine_tune_from_cached_layers(project, monkeypatch):
-    from mmfeat.workflows.selftrain import selftrain
+    from mmfeat.workflows.selftrain import about_cost, plan_selftrain, selftrain
 
     project = edited(project, {"image": "last 2"})
     finetune(project)
     extract(Project(project.root))
+    often = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
+    cost = plan_selftrain(Project(project.root, often)).cost()
+    before = sum(path.stat().st_size for path in front_files(project) if "front-test_efficientnet" in str(path))
+    assert re.search(r"MB each\. Cached layers: once, about .* and [0-9.]+ MB\.$", about_cost(cost))
+    assert cost.all_seconds == pytest.approx(2 * cost.seconds + cost.front_seconds)
     seen = encoded_rows(monkeypatch)
     monkeypatch.setattr("mmfeat.selftraining.rounds.is_accepted", lambda difference, first: True)
-    often = {"selftrain.rounds": 3, "selftrain.encoder_every": 1}
     selftrain(Project(project.root, often))
+    after = sum(path.stat().st_size for path in front_files(project) if "front-test_efficientnet" in str(path))
+    assert 0.5 * (after - before) < 1e6 * cost.front_mb < 1.5 * (after - before)
     train = project.manifest.rows("train")
     once = 2 * (project.manifest.n_samples - len(project.manifest.rows("val")) - len(train))
     assert 0 < sum(seen) <= once  # the front of the unlabelled rows once, not once a round

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
 import pytest
+import torch
 from helpers.command_line import run_cli
 
 from mmfeat import Predictor
 from mmfeat.common.errors import DataError, EncoderError, RunError
 from mmfeat.inference import model_export as exporting
 from mmfeat.predictor.card import _with_interval, limit_text
+from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.workflows.export import export
+from mmfeat.workflows.fuse import fuse
 
 
 @pytest.mark.parametrize("name", ["fm3-1", "crossattn-1", "image"])
@@ -42,8 +46,6 @@ def test_half_the_size_is_near(trained, tmp_path, exported):
 
 
 def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
-    import torch
-
     from mmfeat.encoders.portable import save_tensors
 
     with pytest.raises(EncoderError, match=r"float16 cannot hold big: its largest value is 7e\+04"):
@@ -62,6 +64,39 @@ def test_what_does_not_predict_as_the_run_does_not_appear(trained, tmp_path, mon
     with pytest.raises(RunError, match="Nothing was made"):
         export(Project(trained), "fm3-1", tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_at_the_tolerance_of_mixed_a_wrong_export_does_not_appear(project_folder, tmp_path, monkeypatch):
+    """Where engines may compute in different arithmetic, the limit is wider; classes in another order exceed it."""
+    path = project_folder / "mmfeat.toml"
+    text = path.read_text(encoding="utf-8").replace(
+        'pretrained = "random"\n', 'pretrained = "random"\nprecision = "mixed"\n'
+    )
+    path.write_text(text.replace("[fuse.linear]\nepochs = 3", "[fuse.linear]\nepochs = 40"), encoding="utf-8")
+    project = Project(project_folder, {"fuse.head": "linear"})
+    extract(project)
+    run, limits = fuse(project).run, []
+    write, compare = exporting.write_model, exporting._compared
+    monkeypatch.setattr(
+        exporting, "_compared", lambda *given, **named: limits.append(named["limit"]) or compare(*given, **named)
+    )
+    right = export(project, run.name, tmp_path / "right")
+    assert limits == [pytest.approx(0.15)]
+    assert right.n_checked > 0
+    assert right.difference < exporting.TOLERANCE
+
+    def reordered(folder, encoders, composition, **named):
+        composition = copy.deepcopy(composition)
+        with torch.no_grad():
+            for parameter in composition.parameters():
+                if parameter.ndim and parameter.shape[0] == composition.n_classes:
+                    parameter.copy_(parameter.roll(1, 0))
+        return write(folder, encoders, composition, **named)
+
+    monkeypatch.setattr(exporting, "write_model", reordered)
+    with pytest.raises(RunError, match="Nothing was made"):
+        export(project, run.name, tmp_path / "wrong")
+    assert [folder.name for folder in tmp_path.iterdir() if folder.name in ("right", "wrong")] == ["right"]
 
 
 def test_an_interrupted_export_leaves_nothing(trained, tmp_path, monkeypatch):

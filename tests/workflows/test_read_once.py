@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mmfeat.encoders import encoder as encoder_module
+from mmfeat.encoders.engines import graphs, selection
+from mmfeat.encoders.weights import digest_of
 from mmfeat.inference import fitted_rules
 from mmfeat.inference.logits import logits_of
 from mmfeat.metrics import scores, scoring
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import metrics_of
+from mmfeat.project.encoding import ExtractionOptions, extract
 from mmfeat.project.project import Project
 from mmfeat.runs import run as run_module
 from mmfeat.runs.run import read_run
@@ -77,3 +81,21 @@ def test_status_hashes_labels_once_until_they_change(own_folder, monkeypatch):
     apply_review(project, own_folder / "r.csv")
     assert [status(Project(own_folder)).relabelled for _ in range(2)] == [["crossattn-1", "fm3-1"]] * 2
     assert calls.n == 2
+
+
+def test_images_that_engines_are_measured_on_are_decoded_once_and_weights_are_hashed_once(
+    project, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(selection, "SECONDS", 0.0)
+    monkeypatch.setattr(selection, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(graphs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    project = Project(project.root, {"engine": "auto"})
+    project.built(project.identity("image"))
+    hashed = counted(monkeypatch, digest_of, encoder_module)
+    read = project.reader("image")
+    monkeypatch.setattr(project, "reader", lambda name: lambda row: seen.append(row) or read(row))
+    seen: list[int] = []
+    (result,) = extract(project, ["image"], options=ExtractionOptions(tune=True)).encoders
+    assert result.tuned
+    assert len(seen) == len(set(seen)) >= result.encoded
+    assert hashed.n == 0  # the project knows the digest

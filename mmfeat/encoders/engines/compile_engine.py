@@ -27,8 +27,8 @@ class CompileEngine(Engine):
             return []
         return [Choice(cls.name, one) for one in arithmetics(encoder.precision, fast_arithmetics(device))]
 
-    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
-        super().__init__(encoder, device, choice, tokens)
+    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, **more: Any) -> None:
+        super().__init__(encoder, device, choice, **more)
         self._run = torch.compile(self._forward, dynamic=True)
 
     def _forward(self, batch: dict[str, Tensor]) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from mmfeat.encoders.batches import Encoded
 
 if TYPE_CHECKING:
     from mmfeat.encoders.encoder import Encoder
+    from mmfeat.store.keys import EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Engine:
         One of `choices(encoder, device)`.
     tokens : int
         The setting `tokens` of the encoder; 0 for embeddings alone.
+    spec : EncoderSpec, optional
+        `encoder.spec()`, if it is known: it takes a digest of all weights.
 
     Attributes
     ----------
@@ -75,8 +79,16 @@ class Engine:
     extra: ClassVar[str] = ""
     exported: ClassVar[bool] = False
 
-    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
-        self.encoder, self.device, self.choice, self.tokens = encoder, device, choice, tokens
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        choice: Choice,
+        *,
+        tokens: int = 0,
+        spec: EncoderSpec | None = None,
+    ) -> None:
+        self.encoder, self.device, self.choice, self.tokens, self.spec = encoder, device, choice, tokens, spec
         encoder.set_speed(**choice.settings)
 
     @classmethod
@@ -96,7 +108,15 @@ class Engine:
     @classmethod
     def version(cls) -> str:
         """Name and version: a measurement holds for them only."""
-        return f"{cls.name} {package_version(cls.package)}"
+        return f"{cls.name} {cls.library_version()}"
+
+    @classmethod
+    def library_version(cls) -> str:
+        """The version of its package; `unknown` where another package has its modules, such as onnxruntime-gpu."""
+        try:
+            return package_version(cls.package)
+        except PackageNotFoundError:
+            return "unknown"
 
 
 _ENGINES: Registry[type[Engine]] = Registry("engine", like=dict.fromkeys(ENGINES))

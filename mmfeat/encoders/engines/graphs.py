@@ -28,6 +28,7 @@ from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.engines.engine import Choice, Engine, arithmetics
 from mmfeat.encoders.kinds import encoder_kind
 from mmfeat.encoders.onnx_graphs import first_cause, write_encoder_graph
+from mmfeat.store.keys import EncoderSpec
 
 GRAPH, RECORD, FORMAT = "model.onnx", "graph.json", 1
 KEPT = 16  # graphs
@@ -52,6 +53,10 @@ class GraphEngine(Engine):
         fast = cls.fast() if encoder.precision == MIXED else []
         return [Choice(cls.name, one) for one in arithmetics(encoder.precision, fast)]
 
+    def graph(self) -> Path:
+        """The file of the graph, which is exported if it is not in the cache."""
+        return encoder_graph(self.encoder, self.tokens, self.spec)
+
     def inputs(self, batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """The graph's inputs for a batch of `Encoder.collate`."""
         return {name: tensor.numpy() for name, tensor in self.encoder.with_few_shapes(batch).items()}
@@ -69,15 +74,15 @@ def _has_graph(encoder: Encoder) -> bool:
     return True
 
 
-def encoder_graph(encoder: Encoder, tokens: int = 0) -> Path:
-    """The ONNX file of an encoder, which is exported if it is not in the cache.
+def encoder_graph(encoder: Encoder, tokens: int = 0, spec: EncoderSpec | None = None) -> Path:
+    """The ONNX file of an encoder, which is exported if it is not in the cache; `spec` is `encoder.spec()`, if known.
 
     Raises
     ------
     EncoderError
         The network cannot be exported.
     """
-    folder = _folder(encoder, tokens)
+    folder = _folder(spec or encoder.spec(), tokens)
     if _is_sound(folder):
         with contextlib.suppress(OSError):
             os.utime(folder)
@@ -108,9 +113,8 @@ def _export(encoder: Encoder, file: Path, tokens: int) -> None:
         encoder.to(device)
 
 
-def _folder(encoder: Encoder, tokens: int) -> Path:
+def _folder(spec: EncoderSpec, tokens: int) -> Path:
     versions = {name: package_version(name) for name in _PACKAGES}
-    spec = encoder.spec()
     made_from = [spec.architecture, spec.weights, spec.preprocessing, spec.pooling, tokens, versions]
     return user_cache_path("mmfeat") / "graphs" / digest_json(made_from)[:32]
 

@@ -13,7 +13,7 @@ from mmfeat.common.machine import usable_cores
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.engines.engine import Choice, register_engine
-from mmfeat.encoders.engines.graphs import GraphEngine, encoder_graph
+from mmfeat.encoders.engines.graphs import GraphEngine
 
 
 @register_engine
@@ -24,9 +24,9 @@ class OnnxRuntimeEngine(GraphEngine):
     modules = ("onnxruntime", "onnx", "onnxscript")
     extra = "onnx"
 
-    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
-        super().__init__(encoder, device, choice, tokens)
-        self._session = session(encoder_graph(encoder, tokens), ["CPUExecutionProvider"])
+    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, **more: Any) -> None:
+        super().__init__(encoder, device, choice, **more)
+        self._session = session(self.graph(), ["CPUExecutionProvider"])
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """The graph's outputs."""

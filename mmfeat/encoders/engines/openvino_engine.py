@@ -13,7 +13,7 @@ from mmfeat.common.machine import usable_cores
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.engines.engine import Choice, register_engine
-from mmfeat.encoders.engines.graphs import GraphEngine, encoder_graph
+from mmfeat.encoders.engines.graphs import GraphEngine
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -31,14 +31,14 @@ class OpenVinoEngine(GraphEngine):
         """Bfloat16, if the processor has it."""
         return ["bfloat16"] if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else []
 
-    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, tokens: int = 0) -> None:
-        super().__init__(encoder, device, choice, tokens)
+    def __init__(self, encoder: Encoder, device: torch.device, choice: Choice, **more: Any) -> None:
+        super().__init__(encoder, device, choice, **more)
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[choice.arithmetic],
             "INFERENCE_NUM_THREADS": usable_cores(),
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
         }
-        self._model = _core().compile_model(str(encoder_graph(encoder, tokens)), "CPU", options)
+        self._model = _core().compile_model(str(self.graph()), "CPU", options)
         self._requests = threading.local()
 
     def encode(self, batch: dict[str, Tensor]) -> Encoded:

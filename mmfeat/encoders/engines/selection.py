@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import socket
 import time
@@ -23,6 +24,7 @@ from mmfeat.encoders.engines.agreement import disagreement
 from mmfeat.encoders.engines.engine import Choice, Engine, engine_class, engines
 from mmfeat.encoders.engines.trial import OnTrial
 from mmfeat.encoders.kinds import encoder_kind
+from mmfeat.store.keys import EncoderSpec
 
 AUTO, TORCH = "auto", "torch"
 SECONDS = 1.0  # of measuring each engine and batch size, if the user asks for it
@@ -93,6 +95,8 @@ class EngineSelection:
         An engine's name, or `auto`.
     tokens : int
         The setting `tokens` of the encoder.
+    spec : EncoderSpec, optional
+        `encoder.spec()`, if the caller has it: it takes a digest of all weights.
 
     Raises
     ------
@@ -100,9 +104,17 @@ class EngineSelection:
         The engine is not installed, or cannot execute this encoder on this device.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device, asked: str = AUTO, tokens: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        asked: str = AUTO,
+        *,
+        tokens: int = 0,
+        spec: EncoderSpec | None = None,
+    ) -> None:
         self.encoder, self.device, self.asked, self.tokens = encoder, device, asked, tokens
-        self.kind = encoder_kind(encoder.kind)
+        self.kind, self._known_spec = encoder_kind(encoder.kind), spec
         if asked == AUTO:
             self.choices = [
                 choice
@@ -121,9 +133,17 @@ class EngineSelection:
         self._rate: float | None = None  # of torch, once it is measured
         self._memory = Remembered(user_cache_path("mmfeat") / "engines.json", most=_REMEMBERED)
         versions = {one.engine: engine_class(one.engine).version() for one in self.choices}
-        where = [socket.gethostname(), processor(), str(device), torch.get_num_threads()]
-        self._place = digest_json([where, encoder.spec().key, tokens])
         self._made_from = [versions, [one.values for one in self.choices]]
+
+    @functools.cached_property
+    def _spec(self) -> EncoderSpec:
+        return self._known_spec or self.encoder.spec()
+
+    @functools.cached_property
+    def _place(self) -> str:
+        """The name under which the fastest engine is remembered."""
+        where = [socket.gethostname(), processor(), str(self.device), torch.get_num_threads()]
+        return digest_json([where, self._spec.key, self.tokens])
 
     def usual(self) -> Selected:
         """The usual engine, without a measurement."""
@@ -262,7 +282,9 @@ class EngineSelection:
         return next((name for name, engine in engines().items() if engine.extra and not engine.installed()), "")
 
     def _open(self, choice: Choice) -> Engine:
-        return engine_class(choice.engine)(self.encoder, self.device, choice, self.tokens)
+        engine = engine_class(choice.engine)
+        spec = self._spec if engine.exported else self._known_spec
+        return engine(self.encoder, self.device, choice, tokens=self.tokens, spec=spec)
 
     def _checked(self, choice: Choice, samples: list[Any], reference: np.ndarray, *, generated: bool) -> Engine:
         """An engine whose embeddings agree with the reference. Raises whatever the engine raises, or EncoderError."""
@@ -286,7 +308,7 @@ class EngineSelection:
 
     def _embeddings(self, engine: Engine, samples: list[Any]) -> np.ndarray:
         parts = (samples[start : start + self.usual_size] for start in range(0, len(samples), self.usual_size))
-        return np.concatenate([engine.encode(self.encoder.collate(part)).embeddings for part in parts])
+        return np.concatenate([self.encoder.compared(engine.encode(self.encoder.collate(part))) for part in parts])
 
     def _measured(self, engine: Engine, samples: list[Any], sizes: Iterable[int], seconds: float) -> Iterable[Measured]:
         """The rates in batches of some sizes; larger ones are left out once they are slower, or do not fit."""

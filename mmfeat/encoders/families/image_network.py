@@ -13,6 +13,7 @@ from torch.nn import functional
 from mmfeat.common.errors import EncoderError, one_line
 from mmfeat.config.encoder_tables import ImageEncoderConfig
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.families.image_cut import ImageCut, cut_image
 from mmfeat.encoders.preparation import ImagePreparation
 from mmfeat.encoders.weights import hub, load_strictly, read_state
 
@@ -164,9 +165,13 @@ class ImageEncoder(Encoder):
         embeddings, grid = self.forward_grid(pixels)
         if self.flip:
             embeddings = (embeddings + self.network(pixels.flip(-1))) / 2
+        return embeddings, *self.grid_tokens(grid, number)
+
+    def grid_tokens(self, grid: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Tokens `(B, number^2, C)` of spatial features `(B, C, h, w)`, row by row, and their number `(B,)`."""
         grid = functional.adaptive_avg_pool2d(grid.float(), number)  # (B, C, number, number)
         tokens = grid.flatten(2).transpose(1, 2)
-        return embeddings, tokens, torch.full((tokens.shape[0],), tokens.shape[1])
+        return tokens, torch.full((tokens.shape[0],), tokens.shape[1])
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Convert bytes to normalised float32, like torchvision's ToTensor and Normalize."""
@@ -192,6 +197,10 @@ class ImageEncoder(Encoder):
     def without_grid(self) -> EncoderError:
         """The error of a network without spatial features."""
         return EncoderError(f"{self.architecture}: has no grid of spatial features. In mmfeat.toml set: tokens = 0")
+
+    def cut(self, trained: int) -> ImageCut:
+        """Between two stages."""
+        return cut_image(self, trained)
 
     def speed_settings(self) -> list[dict[str, Any]]:
         """Memory layouts."""
@@ -266,6 +275,8 @@ def build_image_encoder(
     data_config = data_config or kind.data_config_of(network, model)
     if config.size != "auto":
         data_config["input_size"] = (3, config.size, config.size)
+    if config.crop == "none":
+        data_config |= {"crop_pct": 1.0, "crop_mode": "squash"}  # timm's name
     size = data_config["input_size"]
     try:
         try:

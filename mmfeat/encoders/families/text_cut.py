@@ -35,6 +35,14 @@ class TextCut(Cut):
 
     def tail(self, inputs: dict[str, Tensor]) -> Tensor:
         """The blocks after the cut, and the pooling."""
+        return self.encoder._pooled(self._states(inputs), inputs["attention_mask"])
+
+    def tail_tokens(self, inputs: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As the whole encoder."""
+        return self.encoder._first_states(self._states(inputs), inputs["attention_mask"], number)
+
+    def _states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The states of the last block, `(B, L, D)`."""
         from transformers.masking_utils import create_bidirectional_mask
 
         states, mask = inputs[ACTIVATIONS].float(), inputs["attention_mask"]
@@ -43,7 +51,7 @@ class TextCut(Cut):
         for block in list(self.blocks)[-self.trained :]:
             found = block(states, seen)
             states = found[0] if isinstance(found, tuple) else found
-        return self.encoder._pooled(states, mask)
+        return states
 
     def gathered(self, rows: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
         """A batch of stored states, padded to the longest."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mmfeat.common.errors import EncoderError
 from mmfeat.encoders.families.image_network import ImageEncoder, register_image_family
-from mmfeat.encoders.families.timm_cut import TimmCut, cut_timm
 from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
 from mmfeat.encoders.weights import hub_folder, torch_hub_file
 
@@ -107,10 +106,6 @@ class TimmEncoder(ImageEncoder):
     def own_pooling(self) -> str:
         """The network's own name of its pooling."""
         return str(getattr(self.network, "global_pool", "") or "model").split("(")[0]
-
-    def cut(self, trained: int) -> TimmCut:
-        """Between two entries of `blocks` or `stages`."""
-        return cut_timm(self, trained)
 
     def layers(self) -> dict[str, int]:
         """Each parameter's depth, by timm's group matcher of the network."""

@@ -87,8 +87,10 @@ class TextEncoder(Encoder):
 
     def forward_tokens(self, batch: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings `(B, D)`, the states of the first `number` tokens `(B, number, D)`, and their number in each caption."""
-        states = self.network(**batch).last_hidden_state  # (B, L, D)
-        mask = batch["attention_mask"]
+        return self._first_states(self.network(**batch).last_hidden_state, batch["attention_mask"], number)
+
+    def _first_states(self, states: Tensor, mask: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The outputs of `forward_tokens` for states `(B, L, D)` and their mask `(B, L)`."""
         first = functional.pad(states[:, :number], (0, 0, 0, max(0, number - states.shape[1])))
         return self._pooled(states, mask), first, mask.sum(1).clamp(max=number)
 

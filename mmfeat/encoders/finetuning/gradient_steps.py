@@ -28,6 +28,7 @@ from mmfeat.encoders.finetuning.optimisation import (
     set_rate,
     training_precision,
 )
+from mmfeat.encoders.finetuning.processes import ALONE, Processes
 from mmfeat.encoders.finetuning.training_samples import Samples
 from mmfeat.encoders.tail import TailEncoder
 
@@ -52,10 +53,11 @@ class GradientSteps:
         seed: int,
         device: torch.device,
         start: LinearProbe | None,
+        processes: Processes = ALONE,
     ) -> None:
         self.precision = training_precision(config.precision, encoder.precision, device)
         self.encoder, self.samples, self.config = encoder.to(device), samples, config
-        self.seed, self.device = seed, device
+        self.seed, self.device, self.processes = seed, device, processes
         self.output = linear_probe(encoder.width, len(samples.classes), seed, start).to(device)
         freeze_layers(encoder, config.frozen_layers)
         self.parameters = [p for p in (*encoder.parameters(), *self.output.parameters()) if p.requires_grad]
@@ -73,7 +75,7 @@ class GradientSteps:
         config = self.config
         constant = config.schedule == "constant"
         set_rate(self.optimizer, config.lr * schedule(step, config.epochs * self.steps, config.warm_up, constant))
-        torch.manual_seed(torch_seed(self.seed, step))  # dropout
+        torch.manual_seed(self.processes.seed(torch_seed(self.seed, step)))  # dropout
         loss = self._gradients(batch)
         self.scaler.unscale_(self.optimizer)
         if config.clip:
@@ -86,10 +88,17 @@ class GradientSteps:
         return loss
 
     def _gradients(self, batch: Batch) -> Tensor:
+        """The loss and the gradients of a batch, to which each process contributes its part."""
+        labels = torch.as_tensor(self.samples.labels[batch.rows], device=self.device)
+        weight = self.processes.total(known_weights(labels, self.weights).sum()).clamp(min=1e-12)
+        loss = torch.zeros((), device=self.device) if batch.inputs is None else self._in_pieces(batch, labels, weight)
+        return self.processes.add_gradients(self.parameters, loss)
+
+    def _in_pieces(self, batch: Batch, labels: Tensor, weight: Tensor) -> Tensor:
         """Run forward and backward in pieces; if memory runs out, the size of pieces is halved for all further steps."""
         while True:
             try:
-                return self._accumulated(batch)
+                return self._accumulated(batch, labels, weight)
             except (RuntimeError, MemoryError) as error:
                 if not self.encoder.out_of_memory(error):
                     raise
@@ -101,9 +110,7 @@ class GradientSteps:
             self.piece = math.ceil(self.piece / 2)
             say(f"out of memory on {self.device}: batches are now computed in pieces of {self.piece}")
 
-    def _accumulated(self, batch: Batch) -> Tensor:
-        labels = torch.as_tensor(self.samples.labels[batch.rows], device=self.device)
-        weight = known_weights(labels, self.weights).sum().clamp(min=1e-12)
+    def _accumulated(self, batch: Batch, labels: Tensor, weight: Tensor) -> Tensor:
         whole = torch.zeros((), device=self.device)
         for piece, tensors in self.encoder.pieces(batch.inputs, self.piece):
             inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in tensors.items()}

@@ -97,9 +97,17 @@ class Average:
 
 def keep_statistics(encoder: nn.Module) -> None:
     """Put batch norms into eval mode, so that training does not change their statistics."""
-    for module in encoder.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    for module in _batch_norms(encoder):
+        module.eval()
+
+
+def has_statistics(encoder: nn.Module) -> bool:
+    """Whether an encoder has batch norms."""
+    return any(True for _ in _batch_norms(encoder))
+
+
+def _batch_norms(encoder: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
 
 
 def training_precision(asked: str, own: str, device: torch.device) -> str:

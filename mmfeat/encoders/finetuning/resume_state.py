@@ -27,6 +27,8 @@ class FitState:
         Number of complete epochs, and of steps in the current epoch.
     losses : list of float
         The losses of the steps of the current epoch.
+    unscored : bool
+        Whether the fit begins with a fitted probe, whose metrics on val are still to be computed.
     """
 
     epoch: int = 0
@@ -37,6 +39,7 @@ class FitState:
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, Any] | None = None
+    unscored: bool = False
 
 
 def keep_state(file: Path, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> None:

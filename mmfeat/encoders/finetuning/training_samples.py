@@ -14,6 +14,7 @@ from mmfeat.common.randomness import mix
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.batches import Batch, prepared_batches
 from mmfeat.encoders.encoder import Encoder
+from mmfeat.encoders.finetuning.processes import ALONE, Processes
 
 _SIZE_STEP = 32  # pixels; networks halve the size five times
 
@@ -46,10 +47,19 @@ class Samples:
 
 
 class TrainingBatches:
-    """Batches of samples; augmentation is a function of (seed, epoch, id)."""
+    """Batches of samples; augmentation is a function of (seed, epoch, id). Of training batches, a process makes its part."""
 
-    def __init__(self, samples: Samples, encoder: Encoder, config: FinetuneConfig, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        encoder: Encoder,
+        config: FinetuneConfig,
+        *,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
         self._samples, self._encoder, self._config, self._seed = samples, encoder, config, seed
+        self._processes = processes
 
     def augmented(self, groups: list[np.ndarray], epoch: int) -> Iterator[Batch]:
         """The augmented batches of an epoch."""
@@ -59,7 +69,7 @@ class TrainingBatches:
         def load(row: int) -> Any:
             return samples.load(row, None if numbers is None else int(numbers[row]), size)
 
-        return prepared_batches(groups, load, self._encoder.collate)
+        return prepared_batches(map(self._processes.part, groups), load, self._encoder.collate)
 
     def plain(self, groups: list[np.ndarray]) -> Iterator[Batch]:
         """Batches without augmentation, as in extraction."""

@@ -25,6 +25,7 @@ from mmfeat.encoders.checkpoint import LinearProbe
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.finetuning.gradient_steps import GradientSteps
 from mmfeat.encoders.finetuning.logbook import Logbook
+from mmfeat.encoders.finetuning.processes import ALONE, Processes
 from mmfeat.encoders.finetuning.resume_state import (
     FitState,
     keep_state,
@@ -82,6 +83,13 @@ class EncoderFit(GradientSteps):
         A linear probe fitted on the encoder before fine-tuning (Kumar et al., 2022); by default small random weights.
     logs : Path, optional
         A folder for TensorBoard's files.
+    processes : Processes
+        The processes that share the work. Each makes the same calls.
+
+    Attributes
+    ----------
+    resumed : bool
+        Whether it continues from a saved state.
     """
 
     def __init__(
@@ -98,16 +106,17 @@ class EncoderFit(GradientSteps):
         fingerprint: str,
         start: LinearProbe | None = None,
         logs: Path | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         val = samples.val[
             np.argsort(samples.numbers[samples.val], kind="stable")
         ]  # an order that does not depend on the manifest
         samples = dataclasses.replace(samples, val=val)
-        super().__init__(encoder, samples, config, seed=seed, device=device, start=start)
-        self.metric, self.rule, self.start, self.logs = metric, rule, start, logs
+        super().__init__(encoder, samples, config, seed=seed, device=device, start=start, processes=processes)
+        self.metric, self.rule, self.logs = metric, rule, logs
         self.resume_file, self.fingerprint = resume_file, fingerprint
-        self.batches = TrainingBatches(samples, encoder, config, seed)
-        self.state = FitState()
+        self.batches = TrainingBatches(samples, encoder, config, seed=seed, processes=processes)
+        self.state, self.resumed = FitState(unscored=start is not None), False
         self.best: dict[str, Tensor] = {}
 
     def estimate(self, n_batches: int = 2) -> float:
@@ -117,7 +126,7 @@ class EncoderFit(GradientSteps):
         groups = groups_of(self.samples.train[: n_batches * self.config.batch_size], self.config.batch_size)
         start = time.perf_counter()
         for batch in self.batches.augmented(groups, self.config.epochs - 1):
-            if batch.inputs is not None:
+            if self.processes.any(batch.inputs is not None):
                 self._gradients(batch)
         seconds = (time.perf_counter() - start) / max(sum(map(len, groups)), 1)
         self.optimizer.zero_grad(set_to_none=True)
@@ -137,10 +146,32 @@ class EncoderFit(GradientSteps):
         except Exception as error:  # an unsealed file may contain anything
             why = f"{self.resume_file}: cannot be resumed: {one_line(error)}"
             raise EncoderError(f"{why}. Remove it and type the command again") from None
+        return self.done
+
+    def begin(self) -> int:
+        """As :meth:`resume`; the state of a new fine-tuning is saved, so that other processes can resume it."""
+        if not self.resume():
+            self._keep()
+        return self.done
+
+    @property
+    def done(self) -> int:
+        """The number of finished steps."""
         return self.state.epoch * self.steps + self.state.step
 
+    @property
+    def samples_left(self) -> int:
+        """About how many samples all remaining epochs have."""
+        return (self.config.epochs * self.steps - self.done) * self.config.batch_size
+
+    @property
+    def ended(self) -> bool:
+        """Whether no epoch is left, or the metric on val has stopped improving."""
+        state, config = self.state, self.config
+        return state.epoch >= config.epochs or state.epoch - state.best_epoch >= config.patience
+
     def _restore(self, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any]) -> None:
-        self.state = FitState(**record)
+        self.state, self.resumed = FitState(**record), True
         self.encoder.load_state_dict(tensors["encoder"])
         self.output.load_state_dict(tensors["output"])
         self.best = tensors.get("best", {})
@@ -153,8 +184,18 @@ class EncoderFit(GradientSteps):
     def run(self, description: str) -> FittedEncoder:
         """Train until the metric on val stops improving; the encoder then has the best epoch's weights.
 
+        Raises
+        ------
+        EncoderError
+            As for :meth:`train`.
+        """
+        return self.result(self.train(description))
+
+    def train(self, description: str) -> str:
+        """Train until the metric on val stops improving; returns the reason of an early end.
+
         Without val rows the last epoch counts as the best. If the loss becomes infinite or NaN, the fit ends with the best
-        epoch so far, and `stopped` has the reason.
+        epoch so far.
 
         Raises
         ------
@@ -162,24 +203,23 @@ class EncoderFit(GradientSteps):
             The loss is not finite before the first epoch is complete; no training row can be decoded; or a single sample
             needs too much memory.
         """
-        state, stopped = self.state, ""
-        done = state.epoch * self.steps + state.step
-        logbook = Logbook(self.logs, done)
-        total = (self.config.epochs * self.steps - done) * self.config.batch_size
-        with progress(description, total, "samples") as bar, contextlib.closing(logbook):
-            if self.start is not None and not state.history:
+        logbook = Logbook(self.logs, self.done)
+        with progress(description, self.samples_left, "samples") as bar, contextlib.closing(logbook):
+            if self.state.unscored:
                 self._judge({"epoch": 0})
-            while state.epoch < self.config.epochs and state.epoch - state.best_epoch < self.config.patience:
+                self.state.unscored = False
+                self._keep()
+            while not self.ended:
                 try:
                     self._epoch(bar, logbook)
                 except Diverged as error:
                     if not self.best:
                         raise
-                    stopped = str(error)
-                    break
-        return self._result(stopped)
+                    return str(error)
+        return ""
 
-    def _result(self, stopped: str) -> FittedEncoder:
+    def result(self, stopped: str = "") -> FittedEncoder:
+        """The best epoch, and the last one; `stopped` is the reason of an early end."""
         state, last = self.state, None
         if not stopped and state.best_epoch != state.epoch:
             with self._averaged():
@@ -204,7 +244,7 @@ class EncoderFit(GradientSteps):
         kept = time.monotonic()
         self._train_mode()
         for group, batch in zip(groups, self.batches.augmented(groups, state.epoch), strict=True):
-            if batch.inputs is not None:
+            if self.processes.any(batch.inputs is not None):
                 pending.append(self._step(batch, state.epoch * self.steps + state.step))
             state.step += 1
             if len(pending) < _LOOK[self.device.type] and state.step < self.steps:
@@ -251,6 +291,7 @@ class EncoderFit(GradientSteps):
     def _judge(self, record: dict[str, Any]) -> None:
         """Add an epoch's metrics on val to its record, and keep its weights if it is the best so far."""
         state = self.state
+        self.processes.make_equal([*self._tensors().values(), *(self.average.tensors if self.average else ())])
         with self._averaged():
             found = self._validate()
             value = found.value(self.metric) if found else None
@@ -265,8 +306,9 @@ class EncoderFit(GradientSteps):
 
     def _validate(self) -> Scores | None:
         """Scores of the val rows that can be decoded; None if there are none."""
-        batches = self.batches.plain(groups_of(self.samples.val, self.piece))
-        rows, logits = encoded_logits(self.encoder, self.output, batches, self.device)
+        val = self.samples.val
+        batches = self.batches.plain(groups_of(self.processes.part(val), self.piece))
+        rows, logits = self.processes.gathered(val, *encoded_logits(self.encoder, self.output, batches, self.device))
         if not len(rows):
             return None
         labels = decide(sigmoid(logits), self.rule.untuned, self.rule.empty)
@@ -274,6 +316,8 @@ class EncoderFit(GradientSteps):
 
     def _keep(self) -> None:
         """Save the state for `resume`."""
+        if not self.processes.first:
+            return
         self.state.scaler = self.scaler.state_dict()
         tensors = {
             "encoder": self.encoder.state_dict(),

@@ -49,7 +49,7 @@ def opened(name, encoder, tokens=0, arithmetic=None):
     pytest.importorskip(engine_class(name).modules[0] if engine_class(name).modules else "torch")
     choices = engine_class(name).choices(encoder, CPU)
     choice = next(one for one in choices if arithmetic in (None, one.arithmetic))
-    return engine_class(name)(encoder, CPU, choice, tokens)
+    return engine_class(name)(encoder, CPU, choice, tokens=tokens)
 
 
 def test_the_settings_list_all_engines_and_torch_is_the_first():

@@ -40,8 +40,8 @@ def fakes(monkeypatch):
             def choices(cls, encoder, device):
                 return [Choice(title, "float32")]
 
-            def __init__(self, *args):
-                super().__init__(*args)
+            def __init__(self, *args, **more):
+                super().__init__(*args, **more)
                 if faults.get(title) == "refuses":
                     raise RuntimeError("no such instruction\nat 0x0")
                 self.torch = real(self.encoder, self.device, real.choices(self.encoder, self.device)[0])
