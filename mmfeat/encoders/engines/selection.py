@@ -181,8 +181,7 @@ class EngineSelection:
         long : float
             Seconds of work with torch from which on engines are measured.
         generated : bool
-            Whether the prepared samples are made up. The engine is then on trial: torch answers until the engine has agreed
-            with it on real samples, and work that has real samples to measure on selects for itself.
+            Whether the samples are made up: the engine is then on trial until it has agreed with torch on real ones.
 
         Raises
         ------
