@@ -9,6 +9,8 @@ from mmfeat.cli.options import overwrite_option
 from mmfeat.cli.printing import echo, echo_next, note
 from mmfeat.cli.strict import Command
 
+from mmfeat.config.presets import PRESETS
+
 
 @click.command(
     "init", cls=Command, free=("separator",), short_help="Read, check and split the data, and write mmfeat.toml."
@@ -84,6 +86,11 @@ from mmfeat.cli.strict import Command
     help="Text model of transformers, by name or folder, or tfidf. [default: google/bert_uncased_L-2_H-128_A-2]",
 )
 @click.option("--text-weights", metavar="FILE", help="Its weights: a .safetensors or .pth file, auto or random.")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Write the settings of a preset into mmfeat.toml. paper: those of the paper, for images and captions.",
+)
 @click.option("--seed", type=int, metavar="N", help="Seed of the split and of everything random. [default: 0]")
 @overwrite_option
 @click.pass_context

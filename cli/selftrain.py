@@ -14,7 +14,7 @@ from mmfeat.common.text import counted
 from mmfeat.config.read_keys import selftrain_keys
 
 if TYPE_CHECKING:
-    from mmfeat.config.schema import Config
+    from mmfeat.config.schema import Config, SelftrainConfig
     from mmfeat.training.encoder_rounds import EncoderCost
     from mmfeat.workflows.selftrain import SelftrainResult
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         "selftrain.encoder_every",
         "Fine-tune the encoders on pseudo-labels too, after every N rounds. The cost is shown before the work begins.",
     ),
-    ("selftrain.policy", "How unlabelled rows get pseudo-labels. all: as in the paper."),
+    ("selftrain.policy", "How unlabelled rows get pseudo-labels. paper: the paper's procedure."),
+    ("selftrain.teacher", "With policy paper: the fusion that gives pseudo-labels and is judged on val."),
     *KEYS,
     *DECISION[:1],
 )
@@ -49,24 +50,26 @@ def selftrain_command(context: click.Context, yes: bool, **options: Any) -> None
 def _echo_result(result: SelftrainResult, config: Config) -> None:
     """The rounds, and the metrics of the head."""
     from mmfeat.inference.next_commands import with_options
-    from mmfeat.report.round_table import rounds_table
+    from mmfeat.report.round_table import about_judged, rounds_table
     from mmfeat.report.text_tables import about_metrics, metric_table, metric_title
 
-    every, n_val = config.selftrain.encoder_every, counted(result.n_val, "val row")
-    source = f"encoders fine-tuned after every {counted(every, 'round')}" if every else "cached features only"
+    n_val = counted(result.n_val, "val row")
     partly = f" ({result.n_partly:,} in part)" if result.n_partly else ""
     echo(
         f"policy {config.selftrain.policy}, head {config.fuse.head}, {result.n_train:,} labelled{partly} + "
-        f"{counted(result.n_unlabelled, 'unlabelled row')}; {source}"
+        f"{counted(result.n_unlabelled, 'unlabelled row')}; {_about_encoders(config.selftrain)}"
     )
     echo(rounds_table(result.rounds, config.metric))
+    judged = about_judged(config.selftrain)
     explain(
-        f"Rounds: metrics of a small MLP on {n_val}; difference in {metric_title(config.metric)} from the best earlier "
+        f"Rounds: metrics of {judged} on {n_val}; difference in {metric_title(config.metric)} from the best earlier "
         "round, with its 95 % interval."
     )
     echo(metric_table(n_val, result.lines, config.metric))
     explain(about_metrics(result.lines[-1], "epochs and rounds were selected on these rows", seeds=True))
     echo_threshold(result.threshold)
+    if fused := _fused_command(result, config):
+        echo(f"The fused models of round {result.best} as a run: {fused}")
     origin = f"from round {result.best}" if result.best else "from the supervised round: no round was better"
     last = len(result.rounds) - 1
     if result.supervised is None:
@@ -80,6 +83,28 @@ def _echo_result(result: SelftrainResult, config: Config) -> None:
     echo_next(
         f"{made} runs/{result.run.name} {origin}; stopped after round {last} of {config.selftrain.rounds}.",
         result.after,
+    )
+
+
+def _about_encoders(selftrain: SelftrainConfig) -> str:
+    """How often encoders were fine-tuned."""
+    every, is_paper = selftrain.encoder_every, selftrain.policy == "paper"
+    if not every:
+        return "cached features only" + (": linear outputs stand for the paper's encoders" if is_paper else "")
+    if is_paper:
+        return f"encoders fine-tuned in {'every round' if every == 1 else f'round 1 and every {every} rounds'}"
+    return f"encoders fine-tuned after every {counted(every, 'round')}"
+
+
+def _fused_command(result: SelftrainResult, config: Config) -> str:
+    """The command that makes a run of the fused models of the best round; empty if their encoders are not kept."""
+    selftrain = config.selftrain
+    if selftrain.policy != "paper" or not selftrain.encoder_every or not result.best:
+        return ""
+    if selftrain.teacher == "fm1":
+        return f"mmfeat ensemble {' '.join(config.fuse.inputs)}"
+    return (
+        f"mmfeat ensemble {' '.join(config.fuse.inputs)} {result.run.name}" if config.fuse.head == "crossattn" else ""
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,11 +11,22 @@ from mmfeat.cli.printing import echo, echo_next, explain, note
 from mmfeat.cli.strict import Command, refuse_unread
 
 from mmfeat.common.text import counted
+from mmfeat.training.cell_lists import EXAMPLE, listed_cells
 
 if TYPE_CHECKING:
     from mmfeat.training.sweep_run import SweepResult
 
 SHOWN = 20
+
+
+def list_options(command: Callable) -> Callable:
+    """The options that list cells, or take those of earlier sweeps."""
+    text = "Show the cells of earlier sweeps too, if their fits are kept for the current rows."
+    command = click.option("--earlier", is_flag=True, help=text)(command)
+    text = "TOML file with a table [[cell]] for each cell."
+    command = click.option("--cells", "file", metavar="FILE", help=text)(command)
+    text = f"One cell, such as {EXAMPLE}, instead of every combination. Repeatable."
+    return click.option("--cell", "listed", multiple=True, metavar="KEY=VALUE,...", help=text)(command)
 
 
 @click.group("sweep", short_help="Grids of settings: which are best, and which matter.")
@@ -31,9 +43,12 @@ def sweep_command() -> None:
     ("fuse.seeds", "Number of seeds of each cell."),
     *DECISION[:1],
 )
+@list_options
 @overwrite_option
 @click.pass_context
-def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> None:
+def fuse_command(
+    context: click.Context, overwrite: bool, listed: tuple[str, ...], file: str | None, earlier: bool, **options: Any
+) -> None:
     """Train a grid of heads on cached features.
 
     Other keys are swept by --set fuse.KEY=A,B or --set fuse.HEAD.KEY=A,B.
@@ -44,7 +59,8 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
     overrides = overrides_of(options)
     refuse_unread(context, [key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
     refuse_unread(context, overrides, ("fuse", "predict", *TOP))
-    result = sweep_fuse(context.obj, overrides, overwrite=overwrite)
+    cells = listed_cells(listed, file)
+    result = sweep_fuse(context.obj, overrides, cells=cells, earlier=earlier, overwrite=overwrite)
     for line in result.notes:
         note(f"Note: {line}")
     echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, most=SHOWN))
@@ -72,10 +88,19 @@ def fuse_command(context: click.Context, overwrite: bool, **options: Any) -> Non
     ("finetune.epochs", "Maximum numbers of epochs, such as 10,20."),
     *DECISION[:1],
 )
+@list_options
 @overwrite_option
 @click.pass_context
 def finetune_command(
-    context: click.Context, name: str, seeds: int, use: str | None, overwrite: bool, **options: Any
+    context: click.Context,
+    name: str,
+    seeds: int,
+    use: str | None,
+    overwrite: bool,
+    listed: tuple[str, ...],
+    file: str | None,
+    earlier: bool,
+    **options: Any,
 ) -> None:
     """Fine-tune one encoder with a grid of settings.
 
@@ -88,7 +113,12 @@ def finetune_command(
 
     overrides = overrides_of(options)
     refuse_unread(context, overrides, ("finetune", "fuse.linear", "engine", "predict", *TOP))
-    result = sweep_finetune(context.obj, name, overrides, seeds=seeds, overwrite=overwrite)
+    cells = listed_cells(listed, file)
+    result = sweep_finetune(
+        context.obj, name, overrides, cells=cells, earlier=earlier, seeds=seeds, overwrite=overwrite
+    )
+    for line in result.notes:
+        note(f"Note: {line}")
     echo(sweep_table(f"{counted(result.n_val, 'val row')}", result.cells, result.metric, in_sample=True))
     spread = "± is the standard deviation over seeds. " if seeds > 1 else ""
     explain(

@@ -77,7 +77,7 @@ def drawn(undrawn, monkeypatch):
 def short_rounds() -> Iterator[None]:
     """Rounds of self-training whose fits have few epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmfeat.selftraining.rounds.MOST_EPOCHS", 2)
+        patch.setattr("mmfeat.selftraining.round_models.MOST_EPOCHS", 2)
         yield
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmfeat.api.open_project import OpenProject, Settings, as_typed, joined_settings, verb
 from mmfeat.config.read_keys import TOP, check_read
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mmfeat.workflows.compare_heads import CompareResult
 
 Values = str | float | Sequence[str] | Sequence[float] | None
+Cell = str | Mapping[str, Any]
 
 
 class StudyVerbs(OpenProject):
@@ -114,6 +116,9 @@ class StudyVerbs(OpenProject):
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
+        cell: Sequence[Cell] = (),
+        cells: str | Path | None = None,
+        earlier: bool = False,
         overwrite: bool = False,
         settings: Settings | None = None,
     ) -> SweepResult:
@@ -127,9 +132,16 @@ class StudyVerbs(OpenProject):
             Encoders.
         seeds : int, optional
             Seeds of each cell.
+        cell : sequence of dict or str
+            Cells instead of every combination, such as `[{"lr": 5e-4, "optimizer": "adam"}]`; `head` names the head.
+        cells : Path, optional
+            A TOML file with a table `[[cell]]` for each cell.
+        earlier : bool
+            Show the cells of earlier sweeps too, if their fits are kept for the current rows.
         threshold : float or str, optional
             A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
         """
+        from mmfeat.training.cell_lists import listed_cells
         from mmfeat.workflows.sweep_fuse import sweep_fuse
 
         options = {"fuse.head": head, "fuse.lr": lr, "fuse.dropout": dropout, "fuse.inputs": inputs}
@@ -137,7 +149,9 @@ class StudyVerbs(OpenProject):
         overrides = self.overrides | joined_settings(settings, options | more)
         check_read([key for key in overrides if key == "fuse.folds"], ["fuse without folds"])
         check_read(overrides, ("fuse", "predict", *TOP))
-        return sweep_fuse(self.root, as_typed(overrides), overwrite=overwrite)
+        return sweep_fuse(
+            self.root, as_typed(overrides), cells=listed_cells(cell, cells), earlier=earlier, overwrite=overwrite
+        )
 
     @verb
     def sweep_finetune(
@@ -154,6 +168,9 @@ class StudyVerbs(OpenProject):
         metric: str | None = None,
         seed: int | None = None,
         device: str | None = None,
+        cell: Sequence[Cell] = (),
+        cells: str | Path | None = None,
+        earlier: bool = False,
         overwrite: bool = False,
         settings: Settings | None = None,
     ) -> SweepResult:
@@ -169,24 +186,26 @@ class StudyVerbs(OpenProject):
             Use one cell's checkpoint in the project: `best`, or the number of its row.
         lr, batch_size, optimizer, epochs : sequence
             The values to try. Other keys to sweep go into `settings`, such as `{"finetune.clip": [1, 2]}`.
-        threshold : float or str, optional
-            A number, or fitted on val: `auto`, `tuned` or `tuned-per-class`; as `predict.threshold` of mmfeat.toml.
+        cell, cells, earlier, threshold
+            As in :meth:`sweep_fuse`.
         """
+        from mmfeat.training.cell_lists import listed_cells
         from mmfeat.workflows.sweep_finetune import sweep_finetune, use_cell
 
-        options = {
-            "finetune.lr": lr,
-            "finetune.batch_size": batch_size,
-            "finetune.optimizer": optimizer,
-            "finetune.epochs": epochs,
-            "predict.threshold": threshold,
-            "metric": metric,
-            "seed": seed,
-            "device": device,
-        }
-        overrides = self.overrides | joined_settings(settings, options)
+        swept = {"lr": lr, "batch_size": batch_size, "optimizer": optimizer, "epochs": epochs}
+        options = {f"finetune.{key}": values for key, values in swept.items()}
+        more = {"predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
+        overrides = self.overrides | joined_settings(settings, options | more)
         check_read(overrides, ("finetune", "fuse.linear", "predict", *TOP))
-        result = sweep_finetune(self.root, name, as_typed(overrides), seeds=seeds, overwrite=overwrite)
+        result = sweep_finetune(
+            self.root,
+            name,
+            as_typed(overrides),
+            cells=listed_cells(cell, cells),
+            earlier=earlier,
+            seeds=seeds,
+            overwrite=overwrite,
+        )
         if use is not None:
             use_cell(result, str(use))
         return result

@@ -191,6 +191,7 @@ class TrainingVerbs(OpenProject):
         rounds: int | None = None,
         encoder_every: int | None = None,
         policy: str | None = None,
+        teacher: str | None = None,
         head: str | None = None,
         inputs: Names | None = None,
         seeds: int | None = None,
@@ -213,6 +214,8 @@ class TrainingVerbs(OpenProject):
             Fine-tune the encoders on pseudo-labels too, each time after this many rounds. Requires `yes=True`.
         policy : str, optional
             How unlabelled rows get pseudo-labels: `soft`, `confident` or another policy of docs/commands.md.
+        teacher : str, optional
+            With policy `paper`: the fusion that gives pseudo-labels and is judged on val, `fm1` or `fm3`.
         head, inputs, seeds, name, note
             As in :meth:`fuse`.
         yes : bool
@@ -227,6 +230,7 @@ class TrainingVerbs(OpenProject):
             "selftrain.rounds": rounds,
             "selftrain.encoder_every": encoder_every,
             "selftrain.policy": policy,
+            "selftrain.teacher": teacher,
             "fuse.head": head,
             "fuse.inputs": inputs,
             "fuse.seeds": seeds,

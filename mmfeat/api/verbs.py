@@ -85,6 +85,7 @@ def init(
     image_weights: str | Path = "",
     text_encoder: str | Path = "",
     text_weights: str | Path = "",
+    preset: str = "",
     seed: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -101,6 +102,8 @@ def init(
         Files. Images may be several, also folders and patterns with `*`; weights may also be `auto` or `random`.
     id, image, caption, labels, group, split_column : str
         Columns; several are allowed for captions and labels.
+    preset : str
+        `paper` writes the settings of the paper into a new mmfeat.toml.
     progress : bool
         Whether commands show progress and notes on stderr.
 

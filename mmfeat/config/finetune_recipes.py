@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mmfeat.config.fields import LOSSES, MAX_LR, setting
+from mmfeat.config.fields import LOSSES, MAX_LR, OPTIMIZERS, SCHEDULES, setting
 
 ALL, AUTO = "all", "auto"
 _PIXELS = ("crop", "randaugment", "start_size")  # augmentations that need the pixels
@@ -23,7 +23,7 @@ class FinetuneConfig:
     patience: int = setting(3, low=1)  # epochs without a better metric on val before training stops
     batch_size: int = setting(64, low=1)  # samples of one step
     accumulate: int = setting(0, low=0)  # number of pieces of a batch, to save memory; 0: the fastest number
-    optimizer: str = setting("adamw", choices=("adam", "adamw"))
+    optimizer: str = setting("adamw", choices=OPTIMIZERS)
     lr: float = setting(5e-4, low=0.0, high=MAX_LR)  # of the linear output and the last layer
     layer_decay: float = setting(0.85, low=0.01, high=1.0)  # factor of the rate from each layer to the previous one
     # stages of an image network, or blocks of a transformer, that are trained: all; "last 2": what is before them is computed
@@ -32,7 +32,7 @@ class FinetuneConfig:
     frozen_layers: int = setting(0, low=0)  # number of layers, from the input on, that are not trained; or use layers
     weight_decay: float = setting(0.05, low=0.0)  # not applied to biases and norms
     warm_up: float = setting(0.1, low=0.0, high=0.9)  # share of all steps over which the rate rises
-    schedule: str = setting("cosine", choices=("cosine", "constant"))  # of the rate after that
+    schedule: str = setting("cosine", choices=SCHEDULES)  # of the rate after that
     clip: float = setting(1.0, low=0.0)  # largest norm of the gradient; 0: no limit
     # decay of the moving average of the weights, which is saved instead of the weights; 0: no average
     ema: float = setting(0.995, low=0.0, high=0.99999)

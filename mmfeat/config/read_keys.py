@@ -58,9 +58,11 @@ def fuse_keys(config: Config) -> tuple[str, ...]:
 
 def selftrain_keys(config: Config) -> tuple[str, ...]:
     """Keys that `selftrain` reads; with `encoder_every` also the encoders' fine-tuning settings."""
-    policy = config.selftrain.policy
+    policy, paper = config.selftrain.policy, config.selftrain.policy == "paper"
     keys = ["selftrain.rounds", "selftrain.encoder_every", "selftrain.policy"]
     keys += ["selftrain.yes", "selftrain.no"] if policy == "confident" else []
+    keys += ["selftrain.teacher", "fuse.linear"] if paper else []
+    keys += ["fuse.crossattn"] if paper and config.selftrain.teacher == "fm3" else []
     keys += ["fuse.head", "fuse.inputs", "fuse.seeds", f"fuse.{config.fuse.head}"]
     keys += ["finetune", "fuse.linear", "engine"] if config.selftrain.encoder_every else []
     return (*keys, "predict", *TOP)

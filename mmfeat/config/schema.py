@@ -19,7 +19,7 @@ from mmfeat.config.encoder_tables import (
     TextEncoderConfig,
     TfidfEncoderConfig,  # noqa: F401
 )
-from mmfeat.config.fields import LOSSES, MAX_LR, setting
+from mmfeat.config.fields import LOSSES, MAX_LR, OPTIMIZERS, SCHEDULES, setting, settings_of_training
 from mmfeat.config.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig, recipe_settings
 
 FILE_NAME = "mmfeat.toml"
@@ -28,7 +28,8 @@ MODALITIES = ("image", "text")  # default encoders, if mmfeat.toml has no [encod
 DEVICES = ("auto", "cpu", "cuda", "cuda:1")
 HEAD, HEAD_ALONE = "crossattn", "linear"  # the default head: on several encoders, on one
 TOKENS = ("auto", "chunked", "projected", "stored")  # what attention heads attend to
-POLICIES = ("soft", "class-aware", "confident", "all")  # of self-training
+POLICIES = ("soft", "class-aware", "confident", "all", "paper")  # of self-training
+TEACHERS = ("fm1", "fm3")  # of self-training as in the paper
 METHODS = ("mean", "weighted", "per-class", "stacked", "greedy")  # of ensembles; all but the first are fitted
 RECIPES = ("fm1", "fm2", "fm3")  # ensembles by name; encoders, runs and recipes share one namespace
 ENGINES = ("torch", "compile", "onnxruntime", "openvino")  # libraries that execute encoders
@@ -129,6 +130,14 @@ class HeadConfig:
     batch_size: int = setting(0, low=0)  # 0: from 32 to 256, about 30 batches an epoch
     weights: str = setting("none", choices=("none", "paper"))
     loss: str = setting("bce", choices=LOSSES)  # bce; focal; asymmetric
+    optimizer: str = setting("adamw", choices=OPTIMIZERS, later=True)
+    schedule: str = setting("cosine", choices=SCHEDULES, later=True)  # cosine, after a warm-up; constant: lr throughout
+    clip: float = setting(1.0, low=0.0, later=True)  # largest norm of the gradient; 0: no limit
+    standardise: bool = setting(True, later=True)  # embeddings: zero mean and unit variance over the training rows
+
+    def of_training(self) -> dict[str, Any]:
+        """The settings that a head's fit depends on, as JSON values."""
+        return settings_of_training(self)
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,9 @@ class CrossAttentionConfig(HiddenConfig):
     tokens: str = setting("auto", choices=TOKENS)
     heads: int = setting(1, low=1)  # of the attention; divides token_width (P22)
     layers: int = setting(1, low=1, high=12)  # each layer's query is the output of the previous layer
+    # added to the attention's result: query, after its projection; input, the embedding itself (eq. 37)
+    residual: str = setting("query", choices=("query", "input"), later=True)
+    positions: bool = setting(True, later=True)  # a learned vector is added to each token
 
 
 @dataclass(frozen=True)
@@ -243,15 +255,18 @@ class SelftrainConfig:
 
     rounds: int = setting(5, low=0)
     encoder_every: int = setting(0, low=0)  # rounds between two fine-tunings of the encoders on pseudo-labels; 0: none
-    policy: str = setting("soft", choices=POLICIES)  # how pseudo-labels are made; all: as in the paper (P14)
+    # how pseudo-labels are made; paper: the paper's procedure (P14)
+    policy: str = setting("soft", choices=POLICIES)
+    teacher: str = setting("fm1", choices=TEACHERS)  # policy paper: the fusion that gives pseudo-labels and is judged
     yes: float = setting(0.8, low=0.5, high=1.0)  # policy confident: lowest probability of a positive
     no: float = setting(0.1, low=0.0, high=0.5)  # policy confident: highest probability of a negative
 
     def of_training(self) -> dict[str, Any]:
         """The settings that a self-training depends on, as JSON values."""
-        thresholds = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
+        own = {"yes": self.yes, "no": self.no} if self.policy == "confident" else {}
+        own |= {"teacher": self.teacher} if self.policy == "paper" else {}
         encoders = {"encoder_every": self.encoder_every} if self.encoder_every else {}
-        return {"rounds": self.rounds, "policy": self.policy, **thresholds, **encoders}
+        return {"rounds": self.rounds, "policy": self.policy, **own, **encoders}
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : FusionClassifier, optional
-        Cloned, and fitted after the rounds (which use linear models and an MLP). Its `validation_fraction` must hold out
+        Cloned, and fitted after the rounds (which use linear models and, but for policy `paper`, an MLP). Its `validation_fraction` must hold out
         labelled rows to evaluate the rounds.
     policy : str
-        soft, class-aware, confident, all: see `[selftrain] policy`.
+        soft, class-aware, confident, all, or paper on cached features: see `[selftrain] policy`.
     max_iter : int
         Most rounds; 0 is a supervised fit.
 

@@ -3,7 +3,8 @@
 The query comes from the text embedding, key and value come from the image embedding. (Equation 35 as printed takes the value
 from the text; the paper's text takes it from the image, and so does this head.) Attention over a single key is constant, so
 the image is represented by several tokens: its stored spatial tokens, or pieces of its embedding (1792 = 14 x 128), each with
-a learned position. With more than two encoders, the query attends to the tokens of all other encoders.
+a learned position unless `positions = false`. With more than two encoders, the query attends to the tokens of all other
+encoders. The residual of equation 37 is the text embedding itself (`residual = "input"`); by default it is the projected query.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ QUERY_MODALITY = "text"  # as in the paper
 
 @register_head("crossattn")
 class CrossAttentionHead(Head):
-    """`LayerNorm(softmax(Q K^T / sqrt(d)) V + Q)`, concatenated with all embeddings, then fully connected layers."""
+    """`LayerNorm(softmax(Q K^T / sqrt(d)) V + R)`, concatenated with all embeddings, then fully connected layers.
+
+    R is the projected query Q, or the text embedding X with `residual = "input"` (through a linear layer, if its width is
+    not that of the attention).
+    """
 
     minimum = 2
 
@@ -48,9 +53,12 @@ class CrossAttentionHead(Head):
         )
         shapes = [(source.number, source.width) for source in self.sources]
         self.layers = nn.ModuleList(
-            Attention(d if i else widths[self.query], shapes, d, heads=config.heads) for i in range(config.layers)
+            Attention(d if i else widths[self.query], shapes, d, heads=config.heads, positions=config.positions)
+            for i in range(config.layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(config.layers))
+        if config.residual == "input" and widths[self.query] != d:
+            self.to_residual = nn.Linear(widths[self.query], d)
         if config.hidden:
             self.hidden = Hidden([d, *widths.values()], config.hidden)
         self.output = nn.Linear(config.hidden or d + sum(widths.values()), n_classes)
@@ -74,13 +82,17 @@ class CrossAttentionHead(Head):
         return f"1 query from {self.query}, {', '.join(source.describe() for source in self.sources)}"
 
     def attention(self, x: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The attention's result with the query as residual, `(B, d)`, and the last layer's weights `(B, N, heads)`."""
+        """The attention's result with its residual, `(B, d)`, and the last layer's weights `(B, N, heads)`."""
         tokens, there = zip(*(source(x, present) for source in self.sources), strict=True)
         query = x[self.query].unsqueeze(-2)  # (B, 1, D)
         for attention, norm in zip(self.layers, self.norms, strict=True):
             attended, projected, weights = attention(query, list(tokens), list(there))
-            query = norm(attended + projected)
+            query = norm(attended + (projected if self.config.residual == "query" else self._input(query)))
         return query.squeeze(-2), weights.squeeze(-1)
+
+    def _input(self, query: Tensor) -> Tensor:
+        """A layer's input as the residual, `(B, 1, d)`."""
+        return query if query.shape[-1] == self.config.token_width else self.to_residual(query)
 
     def fused(self, x: dict[str, Tensor], present: dict[str, Tensor], noise: Noise) -> Tensor:
         """Logits `(B, K)`."""

@@ -30,7 +30,8 @@ class Head(nn.Module):
     """A head on the embeddings of one or more encoders.
 
     Mean and scale of the standardisation (zero mean and unit variance over the training rows) are buffers, so that a saved
-    head reads unscaled embeddings from the store. A missing modality is all zeros after standardisation.
+    head reads unscaled embeddings from the store; with `standardise = false` they stay 0 and 1. A missing modality is all
+    zeros after standardisation.
 
     Parameters
     ----------
@@ -152,7 +153,12 @@ class Head(nn.Module):
     def fit_standardisation(
         self, inputs: dict[str, Tensor], present: dict[str, Tensor], rows: Tensor | None = None
     ) -> None:
-        """Fit mean and scale on the rows `(n,)` (by default all rows); a constant column keeps scale 1."""
+        """Fit mean and scale on the rows `(n,)` (by default all rows); a constant column keeps scale 1.
+
+        With `standardise = false`, nothing is fitted: the embeddings are read as they are.
+        """
+        if not self.config.standardise:
+            return
         for key in self.reads:
             moments = _moments(inputs[key], present[key], rows)
             if moments is not None:

@@ -165,7 +165,7 @@ class _LinearHead(_Baseline):
         self.name, self.label = name, f"{name}, linear head"
 
     def settings(self) -> dict[str, Any]:
-        return {"linear": dataclasses.asdict(self.project.config.fuse.linear), **super().settings()}
+        return {"linear": self.project.config.fuse.linear.of_training(), **super().settings()}
 
     def fit(self) -> dict[str, Any]:
         rows = _affordable_rows(self.project)

@@ -58,6 +58,8 @@ class _Part:
         Rows among `n_labelled` whose unknown labels were pseudo-labelled.
     round : int
         The round of self-training whose pseudo-labels were used.
+    policy : str
+        How these pseudo-labels were made; with policy `paper`, also its teacher.
     """
 
     name: str
@@ -69,6 +71,7 @@ class _Part:
     seeds: int = 1
     folds: int = 0
     round: int = 0
+    policy: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Its JSON values."""
@@ -122,6 +125,7 @@ class _Parts:
             seeds=len(record["seeds"]),
             folds=record.get("folds", 0),
             round=best,
+            policy=", teacher ".join(filter(None, [record.get("policy"), record.get("teacher")])),
         )
 
     def add_encoder(self, name: str) -> None:

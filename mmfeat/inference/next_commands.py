@@ -26,7 +26,12 @@ ROUNDS = 5  # of a proposed self-training
 
 _TOP = {"metric": "--metric", "seed": "--seed", "device": "--device"}
 _HEAD = {"fuse.head": "--head", "fuse.inputs": "--inputs", "fuse.seeds": "--seeds"}
-_ROUNDS = {"selftrain.rounds": "--rounds", "selftrain.policy": "--policy", "selftrain.encoder_every": "--encoder-every"}
+_ROUNDS = {
+    "selftrain.rounds": "--rounds",
+    "selftrain.policy": "--policy",
+    "selftrain.teacher": "--teacher",
+    "selftrain.encoder_every": "--encoder-every",
+}
 _DECISION = {"predict.threshold": "--threshold", "predict.empty": "--empty", "predict.calibration": "--calibration"}
 _OPTIONS = {  # command to its options for single keys; other keys are typed as --set KEY=VALUE
     "fuse": {**_HEAD, "fuse.folds": "--folds"},

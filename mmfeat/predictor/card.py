@@ -219,7 +219,8 @@ def _trained(part: dict[str, Any]) -> str:
     if not part["n_pseudo"]:
         return text
     of_round = f" of round {part['round']}" if part["round"] else ""
-    return f"{text} and {counted(part['n_pseudo'], 'row')} with pseudo-labels{of_round}"
+    policy = f", by policy {part['policy']}" if part.get("policy") else ""
+    return f"{text} and {counted(part['n_pseudo'], 'row')} with pseudo-labels{of_round}{policy}"
 
 
 def _selected(part: dict[str, Any]) -> str:

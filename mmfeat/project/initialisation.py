@@ -14,6 +14,7 @@ from mmfeat.common.errors import ConfigError
 from mmfeat.common.labels import fitting_separator
 from mmfeat.common.spelling import normal_name
 from mmfeat.common.urls import refuse_url
+from mmfeat.config.presets import PRESETS, Preset
 from mmfeat.config.reader import config_of, load_config, with_rule_for
 from mmfeat.config.schema import FILE_NAME, MODALITIES, Config
 from mmfeat.data.difference import difference
@@ -68,7 +69,14 @@ PATHS = (
 )
 
 
-def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool = False, **options: Any) -> InitResult:
+def init(
+    folder: Path | str = ".",
+    source: str | None = None,
+    *,
+    preset: str = "",
+    overwrite: bool = False,
+    **options: Any,
+) -> InitResult:
     """Make a folder a project, or bring its manifest up to date with its source.
 
     Everything is read and checked before anything is written. Rows of the existing manifest keep their split, unless the
@@ -81,6 +89,8 @@ def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool
     ----------
     source : str, optional
         A folder with train.csv and test.csv, COCO's files, or a table; the source of mmfeat.toml, if None.
+    preset : str
+        A name of :data:`mmfeat.config.presets.PRESETS`, whose settings a new mmfeat.toml has where no option gives others.
     overwrite : bool
         Whether to replace an init.log that mmfeat did not write or that was changed since.
     options
@@ -109,32 +119,39 @@ def init(folder: Path | str = ".", source: str | None = None, *, overwrite: bool
             asked[key] = _one_or_all(asked[key])
     folder = Path(folder).resolve()
     asked = _absolute(asked)
-    config, is_new = _config(folder, asked)
+    config, is_new = _config(folder, asked, preset)
     try:
-        result = _from_source(config, is_new, overwrite)
+        result = _from_source(config, is_new, PRESETS[preset] if preset else None, overwrite=overwrite)
     except SettingError as error:
         raise error.called(INIT if is_new else IN_FILE) from None
     if is_new:
-        keep_arguments(folder, asked)
+        keep_arguments(folder, asked | _about_preset(preset))
     return result
 
 
-def _config(folder: Path, asked: dict[str, Any]) -> tuple[Config, bool]:
+def _about_preset(preset: str) -> dict[str, str]:
+    """The preset among the arguments that are kept."""
+    return {"preset": preset} if preset else {}
+
+
+def _config(folder: Path, asked: dict[str, Any], preset: str) -> tuple[Config, bool]:
     """The settings of mmfeat.toml, which must agree with the arguments, or those of a new project; and whether it is new."""
+    if preset and preset not in PRESETS:
+        raise ConfigError(f"no preset {preset!r}. Use one of: {', '.join(PRESETS)}")
     if (folder / FILE_NAME).is_file():
         config = load_config(folder / FILE_NAME)
-        differing = _differing(config, asked)
+        differing = _differing(config, asked) or _differing_preset(config, asked, preset)
         starts_over = "data.source" in asked and may_start_over(config)
         if not starts_over and differing:
             raise ConfigError(differing)
-        if not starts_over or not (differing or has_other_arguments(folder, asked)):
+        if not starts_over or not (differing or has_other_arguments(folder, asked | _about_preset(preset))):
             return config, False
     if "data.source" not in asked:
         raise ConfigError(f"{folder}: no {FILE_NAME} yet, so the source must be named. Run: mmfeat init SOURCE")
-    return _new_config(folder, asked), True
+    return _new_config(folder, asked, preset), True
 
 
-def _read(config: Config, is_new: bool) -> tuple[Config, Source, SourceImages]:
+def _read(config: Config, is_new: bool, preset: Preset | None) -> tuple[Config, Source, SourceImages]:
     """The settings with what the data decide for a new project, the samples, and their images."""
     classes = read_classes(config.path(config.data.classes)) if config.data.classes else None
     data = read_source(
@@ -149,14 +166,19 @@ def _read(config: Config, is_new: bool) -> tuple[Config, Source, SourceImages]:
         config = _resolved(config, data)
     images = find_images(config, data, is_new=is_new)
     if is_new:
-        check_chosen_encoders(config, {"image": bool(images.sources.containers), "text": bool(data.columns["caption"])})
+        there = {"image": bool(images.sources.containers), "text": bool(data.columns["caption"])}
+        if lacking := [modality for modality in (preset.modalities if preset else ()) if not there[modality]]:
+            raise ConfigError(
+                f"--preset: it needs images and captions, and the data have no {lacking[0]}s. Leave it out"
+            )
+        check_chosen_encoders(config, there)
     return config, data, images
 
 
-def _from_source(config: Config, is_new: bool, overwrite: bool) -> InitResult:
+def _from_source(config: Config, is_new: bool, preset: Preset | None, *, overwrite: bool) -> InitResult:
     """Read the source, build the manifest, and write what has changed."""
     folder, again = config.root, (config.root / FILE_NAME).is_file()
-    config, data, images = _read(config, is_new)
+    config, data, images = _read(config, is_new, preset)
     files = ManifestFiles(folder, is_new=is_new and again)
     built = build_manifest(config, data, images.row_keys, files.before)
     manifest, lines = built.manifest, built.lines
@@ -173,7 +195,7 @@ def _from_source(config: Config, is_new: bool, overwrite: bool) -> InitResult:
     lines += about_one_class(config, len(manifest.classes))
     notes = [*image_notes(manifest, images.row_keys, alike), *identical_images(manifest, images.row_keys), *notes]
     notes = [*data.notes, *notes]
-    toml = filled_template(folder, config, data, images.sources) if is_new else None
+    toml = filled_template(folder, config, data, images.sources, preset) if is_new else None
     outputs = Outputs(config, overwrite=overwrite)
     written, removed = files.write(manifest, notes, change=change, toml=toml, outputs=outputs)
     text = summary(manifest, data, images.row_keys, images=images.sources, config=config, split=built.split)
@@ -240,6 +262,16 @@ def _differing(config: Config, asked: dict[str, Any]) -> str:
     return ""
 
 
+def _differing_preset(config: Config, asked: dict[str, Any], preset: str) -> str:
+    """The message about the first setting of a preset that an existing mmfeat.toml does not have; empty if it has all."""
+    values = dict(config.dotted())
+    for key, wanted in PRESETS[preset].settings.items() if preset else ():
+        if key not in asked and values.get(key) != wanted:
+            found = f"{key} = {json.dumps(values[key])}" if key in values else f"no {key}"
+            return f"{FILE_NAME} has {found}, and the preset {preset} {json.dumps(wanted)}. Leave out --preset, or change it there"
+    return ""
+
+
 def _absolute(asked: dict[str, Any]) -> dict[str, Any]:
     """Arguments with absolute paths: typed ones are relative to the current folder, those in mmfeat.toml to the project's."""
     asked = dict(asked)
@@ -253,15 +285,18 @@ def _absolute(asked: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def _new_config(folder: Path, asked: dict[str, Any]) -> Config:
-    """The settings of a new project, checked as if they were read from mmfeat.toml."""
+def _new_config(folder: Path, asked: dict[str, Any], preset: str) -> Config:
+    """The settings of a new project, checked as if they were read from mmfeat.toml; only arguments count as options."""
     raw: dict[str, Any] = {"schema": 1}
-    if any(key.startswith("encoder.") for key in asked):
+    settings = (PRESETS[preset].settings if preset else {}) | asked
+    if any(key.startswith("encoder.") for key in settings):
         raw["encoder"] = {modality: {} for modality in MODALITIES}
-    for key, value in asked.items():
+    for key, value in settings.items():
         *tables, name = key.split(".")
         target = raw
         for table in tables:
             target = target.setdefault(table, {})
         target[name] = value
-    return config_of(raw, folder)
+    config = config_of(raw, folder)
+    given = {key: origin for key, origin in config.origins.items() if key in asked or key not in settings}
+    return dataclasses.replace(config, origins=given)

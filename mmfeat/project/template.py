@@ -7,14 +7,15 @@ from pathlib import Path
 
 from mmfeat.common.text import toml_value
 from mmfeat.config.encoder_tables import is_path
+from mmfeat.config.presets import Preset, toml_text
 from mmfeat.config.schema import HEAD, HEAD_ALONE, Config, SplitConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.tables.readers import Source
 
 TEMPLATE = """\
-# Paths are relative to this file. A line left out has its default. To see all settings: mmfeat status --config
+{about}# Paths are relative to this file. A line left out has its default. To see all settings: mmfeat status --config
 schema = 1
-metric = "samples-f1"              # selects epochs, rounds and runs: samples-f1, micro-f1, macro-f1, map, loss
+metric = {metric:<25} # selects epochs, rounds and runs: samples-f1, micro-f1, macro-f1, map, loss
 seed   = {seed}
 device = "auto"                    # auto, cpu, cuda, cuda:1
 engine = "auto"                    # executes encoders: auto (the fastest here), torch, compile, onnxruntime, openvino
@@ -44,24 +45,26 @@ path  = "features"                 # may be shared by several projects
 dtype = "float16"                  # float16, float32
 
 [finetune]
-recipe = "best"                    # best: by our benchmarks; paper: the settings of the paper
+recipe = {recipe:<25} # best: by our benchmarks; paper: the settings of the paper
 {finetune:<34} # overrides the recipe: epochs, lr, batch_size, optimizer, loss ...; a table for each encoder
 
 [fuse]
 head   = "{head}"               # mmfeat fuse --help lists them
 inputs = {inputs}         # encoders
-seeds  = 3
-{head_table:<34} # settings of this head: lr, dropout, epochs ...
+seeds  = {seeds}
+{head_table}
 
 [selftrain]
 rounds = 5
-policy = "soft"                    # pseudo-labels: soft, class-aware, confident; all: as in the paper
-
+policy = {policy:<25} # pseudo-labels: soft, class-aware, confident, all; paper: the paper's procedure
+{selftrain}
 [predict]
-threshold = "auto"                 # auto: fitted on val if better than 0.5; a number (left out: 0.5); tuned; tuned-per-class
+threshold = {threshold:<22} # auto: fitted on val if better than 0.5; a number (left out: 0.5); tuned; tuned-per-class
 empty     = {empty:<22} # labels of a row without a class above the threshold: most-probable, none
 """
 
+NEW_THRESHOLD = '"auto"'  # of new projects; without the line it is 0.5, as in version 0.1
+ABOUT_HEAD = "# settings of this head: lr, dropout, epochs ..."
 SHARES = "shares of the labelled rows; rows keep their split"
 OWN_SHARES = "shares, used only if the column or the files below name no such row"
 OWN_SPLIT = """\
@@ -102,13 +105,22 @@ ngrams     = 1                     # words of a term at most
 }
 
 
-def filled_template(folder: Path, config: Config, data: Source, sources: ImageSources) -> str:
-    """The text of a new mmfeat.toml."""
+def filled_template(
+    folder: Path, config: Config, data: Source, sources: ImageSources, preset: Preset | None = None
+) -> str:
+    """The text of a new mmfeat.toml; `preset` is the one that its settings are from, if any."""
     images = [shortened(str(path), folder) for path in config.data.images] or _patterns(sources.containers, folder)
     modalities = ["image"] * bool(sources.containers) + ["text"] * bool(data.columns["caption"])
     head = HEAD if len(modalities) > 1 else HEAD_ALONE
     return TEMPLATE.format(
+        about="".join(f"# {line}\n" for line in preset.about) if preset else "",
         seed=config.seed,
+        metric=toml_value(config.metric),
+        recipe=toml_value(config.finetune.recipe),
+        seeds=config.fuse.seeds,
+        policy=toml_value(config.selftrain.policy),
+        selftrain="".join(f"{line}\n" for line in preset.lines(config, "selftrain")[1:]) if preset else "",
+        threshold=toml_text(config.predict.threshold) if preset else NEW_THRESHOLD,
         source=toml_value(shortened(config.data.source, folder)),
         images=toml_value(images[0] if len(images) == 1 else images),
         **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},
@@ -126,7 +138,7 @@ def filled_template(folder: Path, config: Config, data: Source, sources: ImageSo
         finetune=f"#[finetune.{modalities[0]}]",
         inputs=toml_value(modalities),
         head=head,
-        head_table=f"#[fuse.{head}]",
+        head_table=f"\n{preset.head_tables(config)}" if preset else f"{f'#[fuse.{head}]':<34} {ABOUT_HEAD}",
         empty=toml_value(config.predict.empty),
     )
 

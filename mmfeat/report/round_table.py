@@ -8,10 +8,12 @@ from typing import Any
 
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.files import write_atomic
+from mmfeat.config.schema import SelftrainConfig
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.plots import plot_rounds
 from mmfeat.report.table_layout import Table, count, number, table
 from mmfeat.report.text_tables import metric_cells, metric_header, metric_title
+from mmfeat.runs.ensembles import RECIPE_TEXTS
 
 _COLUMNS = ("number", "accepted", "refitted", "n_pseudo", "n_unknown", "changed", "agreement", "truth")
 _METRICS = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
@@ -31,7 +33,7 @@ def write_rounds(folder: Path, rounds: Sequence[dict[str, Any]], *, classes: Seq
 
 
 def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> Table:
-    """A row for each round: its pseudo-labels, metrics of its MLP on val, and whether it was accepted."""
+    """A row for each round: its pseudo-labels, metrics of its judged model on val, and whether it was accepted."""
     rows = []
     for one in rounds:
         first = one["number"] == 0
@@ -41,6 +43,13 @@ def rounds_table(rounds: Sequence[dict[str, Any]], metric: str) -> Table:
         rows.append([one["number"], *cells, *figures, verdict(one)])
     head = ("round", "rows", "positives", "changed", "agreement", *metric_header(metric))
     return table(head, rows, title="rounds", keep=[metric_title(metric)])
+
+
+def about_judged(selftrain: SelftrainConfig) -> str:
+    """The model of a round that val judges, in words."""
+    if selftrain.policy != "paper":
+        return "a small MLP"
+    return f"the fused models ({selftrain.teacher}: {RECIPE_TEXTS[selftrain.teacher].partition(' (')[0]})"
 
 
 def verdict(one: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ def sweep_table(
     keys, chosen = _keys(cells), metric.replace("-", "_")
     others = ("samples_f1", "macro_f1", "loss") if in_sample else ("macro_f1", "map")
     names = [chosen, *(name for name in others if name != chosen)]
-    trained = ("samples_f1", "loss") if in_sample else ()
+    trained = (_in_sample_f1(cells, chosen), "loss") if in_sample else ()
     lowest = lowest_loss(cells) if in_sample else None
     head = [title, *keys, *map(metric_title, names), *(f"in-sample {metric_title(name)}" for name in trained)]
     head += ["epoch", "time" if in_sample else "seconds"]
@@ -47,6 +47,12 @@ def sweep_table(
         rows.append([*row, "lowest loss" if cell is lowest else ""])
     first, keep = "cell" if in_sample else "head", [metric_title(metric), *keys]
     return table(head, rows, title=title, first=first, keep=keep, most=most)
+
+
+def _in_sample_f1(cells: Sequence[SweptCell], chosen: str) -> str:
+    """The F1 of the in-sample column: macro F1 if cells are chosen by it and all fits have it, otherwise samples F1."""
+    fits = [fit for cell in cells for fit in cell.fits if not fit.get("error")]
+    return chosen if chosen == "macro_f1" and all(f"train_{chosen}" in fit for fit in fits) else "samples_f1"
 
 
 def effects_table(effects: Sequence[Effect], metric: str) -> Table:

@@ -18,15 +18,24 @@ from mmfeat.metrics import better
 
 FORMAT = 1
 METRIC_NAMES = ("samples_f1", "micro_f1", "macro_f1", "map", "loss")
+BY_CLASS = ("class_f1", "class_accuracy")
 FIT: dict[str, Shape] = {
     "figures": dict.fromkeys(METRIC_NAMES, (float, None)),
     "best_epoch": Number(int, low=0),
     "seconds": float,
+    "?train_macro_f1": (float, None),
+    **{f"?{name}": {str: (float, None)} for name in BY_CLASS},
 }
 _FAILED: Shape = {"error": str}
 _REMEDY = "Its fits are computed again"
 
 Fit = dict[str, Any]  # `figures`, `best_epoch`, `seconds` and further numbers, or `error`
+
+
+def kept_metrics(metrics: dict[str, Any], classes: Sequence[str]) -> Fit:
+    """The part of a kept fit about its metrics on val, of which F1 and accuracy are also kept by class."""
+    by_class = {name: dict(zip(classes, metrics[name], strict=True)) for name in BY_CLASS}
+    return {"figures": {name: metrics[name] for name in METRIC_NAMES}, **by_class}
 
 
 class KeptFits:
@@ -112,8 +121,15 @@ class SweptCell:
     def mean(self, name: str) -> float:
         """The mean of a metric, `best_epoch` or another number over seeds; NaN if every fit failed."""
         whole = [fit for fit in self.fits if not fit.get("error")]
-        found = [_number(fit["figures"][name] if name in METRIC_NAMES else fit[name]) for fit in whole]
+        found = [_number(fit["figures"][name] if name in METRIC_NAMES else fit.get(name)) for fit in whole]
         return float(np.mean(found)) if found else math.nan
+
+    def by_class(self, name: str) -> dict[str, float]:
+        """`class_f1` or `class_accuracy` by class, on average over seeds; empty if version 0.2 made a fit."""
+        whole = [fit.get(name, {}) for fit in self.fits if not fit.get("error")]
+        if not whole or not all(whole):
+            return {}
+        return {label: float(np.mean([_number(fit[label]) for fit in whole])) for label in whole[0]}
 
     def deviation(self, metric: str) -> float | None:
         """Standard deviation of a metric over seeds; None with one seed."""

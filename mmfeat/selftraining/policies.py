@@ -1,6 +1,7 @@
 """Policies of self-training: functions from a teacher's probabilities to the targets of unlabelled rows.
 
-- `all` is the paper's policy (section 3.1.4): the predicted labels.
+- `paper` and `all` take the predicted labels (the paper, section 3.1.4). They differ in their teachers: see
+  :mod:`mmfeat.selftraining.round_models`.
 - `confident` takes only labels whose probability is beyond two thresholds.
 - `class-aware` takes as many positives of a class as the labelled rows suggest (CAP: Xie et al., NeurIPS 2023).
 - `soft` takes probabilities, shifted half of the way to the point where the expected share of rows is above 1/2. Averaged
@@ -23,6 +24,9 @@ SURE_YES, SURE_NO = (
 )  # class-aware: multiples of the expected share; rows ranked above the first are positive, below the second negative
 SHIFT, SHARPNESS = 0.5, 2.0  # soft: the fraction of the shift, and the factor of logits
 FLOOR = 0.05  # lowest weight of a soft target, that of a target of 1/2
+
+# policies with the paper's pseudo-labels, whose first round must improve the metric, too
+PAPERS_LABELS = ("paper", "all")
 
 _TINY = 1e-12
 
@@ -75,7 +79,7 @@ def targets_of(
     labels : np.ndarray
         `(N, K)`: 0, 1, or -1 for unknown labels.
     rule : PredictConfig
-        The decision rule of policy `all`. A tuned threshold counts as 0.5, because it is fitted on val.
+        The decision rule of the policies `paper` and `all`. A tuned threshold counts as 0.5, because it is fitted on val.
     """
     found = _POLICIES[config.policy](config, probs, prior, rule)
     given, weights = labels >= 0, found.weights
@@ -84,8 +88,9 @@ def targets_of(
     return Targets(np.where(given, labels, found.labels).astype(np.float32), weights)
 
 
+@register_policy("paper")
 @register_policy("all")
-def _all(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: PredictConfig) -> Targets:
+def _predicted(config: SelftrainConfig, probs: np.ndarray, prior: np.ndarray, rule: PredictConfig) -> Targets:
     return Targets(decide(probs, rule.untuned, rule.empty).astype(np.float32))
 
 

@@ -1,15 +1,15 @@
 """Self-training rounds on cached arrays (paper, section 3.1.4; P14).
 
-In each round a teacher sets targets for unknown labels. A linear model of each modality and an MLP on all modalities are
-trained on these targets and on the known labels; the mean of their logits is the next teacher. The MLP is compared on val
-with that of the best round so far. Rounds end after the first one that is reverted. Val rows are never trained on, and known
+In each round a teacher sets targets for unknown labels, and models are trained on these targets and on the known labels; the
+mean of their logits is the next teacher. With policy `paper`, the models are one of each modality, and the mean is compared on
+val with that of the best round so far. With the other policies, they are a linear model of each modality and an MLP on all
+modalities, and the MLP is compared. Rounds end after the first one that is reverted. Val rows are never trained on, and known
 labels never change.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +18,14 @@ import numpy as np
 import torch
 
 from mmfeat.common.labels import sigmoid
-from mmfeat.config.schema import LinearConfig, MlpConfig, PredictConfig, SelftrainConfig
-from mmfeat.heads.head import log_odds
-from mmfeat.heads.training.fit_heads import FitData, fit_head, usual_batch
-from mmfeat.heads.training.head_logits import head_logits
+from mmfeat.config.schema import FuseConfig, PredictConfig, SelftrainConfig
+from mmfeat.heads.training.fit_heads import FitData
 from mmfeat.metrics import paired_bootstrap
 from mmfeat.metrics.decision_rule import NORMAL_95, crossfit_decision_rule
 from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
-from mmfeat.runs.ensembles import combined
 from mmfeat.selftraining.kernel import kernel_logits
-from mmfeat.selftraining.policies import Targets, expected_prior, targets_of
-
-LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)  # heads of the rounds; the run's own head does not matter
-STEPS, LARGE = 480, 512  # approximate number of steps of a fit, and largest batch size
-FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
+from mmfeat.selftraining.policies import PAPERS_LABELS, Targets, expected_prior, targets_of
+from mmfeat.selftraining.round_models import Logits, Outputs, RoundModels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +43,7 @@ class Round:
     agreement, truth : float or None
         Micro-F1 of the pseudo-labels against those of the previous round, and against the true labels if they are known.
     metrics : Metrics
-        Metrics of the MLP on val.
+        Metrics on val: of the MLP; with policy `paper`, of the fused models.
     difference : tuple of float or None
         Difference to the best previous round in the metric (higher is better): mean and 95 % interval.
     accepted : bool
@@ -84,7 +78,7 @@ class SelfTraining:
     targets : Targets or None
         The targets of the unlabelled rows in the best round; None for round 0.
     logits : np.ndarray
-        `(N, K)` logits of the best round's MLP, for all rows.
+        `(N, K)` logits of the best round's judged model, for all rows: the MLP; with policy `paper`, the fused models.
     ended : str
         Why the rounds ended: `reverted`, `no_change` or `max_iter`, in scikit-learn's terms.
     """
@@ -96,9 +90,16 @@ class SelfTraining:
     ended: str
 
 
-Logits = tuple[np.ndarray, np.ndarray]  # `(N, K)` logits of all rows, of the fused models and of the MLP
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Refitted:
+    """The embeddings of encoders that were fine-tuned for a round, and the logits of their own linear outputs."""
+
+    data: FitData
+    outputs: Outputs
+
+
 Memory = Callable[[int, Callable[[], Logits]], Logits]  # returns a round's saved logits, or computes and saves them
-Refit = Callable[[int, Targets], FitData | None]
+Refit = Callable[[int, Targets], Refitted | None]
 
 
 def with_targets(data: FitData, unlabelled: np.ndarray, targets: Targets | None) -> FitData:
@@ -127,6 +128,8 @@ def self_train(
     seed: int,
     rule: PredictConfig,
     truth: np.ndarray | None = None,
+    models: RoundModels | None = None,
+    outputs: Outputs | None = None,
     refit: Refit | None = None,
     memory: Memory | None = None,
     on_round: Callable[[Round], None] | None = None,
@@ -143,17 +146,22 @@ def self_train(
         The decision rule (P8) of metrics on val; tuned values are cross-fitted there.
     truth : np.ndarray, optional
         `(n, K)` true labels of the unlabelled rows. They are only compared with the pseudo-labels.
+    models : RoundModels, optional
+        The models of a round; by default those of the policy, with the default settings of heads.
+    outputs : dict of str to np.ndarray, optional
+        For policy `paper`: logits `(N, K)` of fine-tuned encoders, which take the place of linear models in round 0.
     refit : callable, optional
-        Takes a round's number and targets; returns the data with embeddings of encoders that were fine-tuned on these
-        targets, or None if the encoders stay unchanged.
+        Takes a round's number and targets; returns embeddings and logits of encoders that were fine-tuned on these targets,
+        or None if the encoders stay unchanged. It is not called again until a pseudo-label has changed.
     memory : callable, optional
         Saves each round's logits, so that an interrupted self-training can be resumed.
     on_round : callable, optional
         Called with each finished round.
     """
-    rounds = _Rounds(data, unlabelled, config, metric=metric, seed=seed, rule=rule, truth=truth)
+    models = models or RoundModels.of(config, FuseConfig())
+    rounds = _Rounds(data, unlabelled, config, models=models, metric=metric, seed=seed, rule=rule, truth=truth)
     memory, on_round = memory or (lambda number, make: make()), on_round or (lambda one: None)
-    on_round(rounds.first(memory))
+    on_round(rounds.first(memory, outputs))
     ended = "max_iter"
     for number in range(1, config.rounds + 1):
         done = rounds.next(number, refit, memory)
@@ -178,25 +186,28 @@ class _Rounds:
         unlabelled: np.ndarray,
         config: SelftrainConfig,
         *,
+        models: RoundModels,
         metric: str,
         seed: int,
         rule: PredictConfig,
         truth: np.ndarray | None,
     ) -> None:
-        self.data, self.unlabelled, self.config = data, unlabelled, config
+        self.data, self.unlabelled, self.config, self.models = data, unlabelled, config, models
         self.metric, self.seed, self.rule, self.truth = metric, seed, rule, truth
         self.val_labels = data.labels[data.val].cpu().numpy()
         train_labels = data.labels[torch.as_tensor(data.train, device=data.labels.device)]
         self.prior, self.given = expected_prior(train_labels.cpu().numpy()), data.labels[unlabelled].cpu().numpy()
         self.free = self.given < 0
-        self.kernel = kernel_logits(data) if config.rounds and config.policy != "all" else None
+        self.strict = config.policy in PAPERS_LABELS
+        self.kernel = kernel_logits(data) if config.rounds and not self.strict else None
         self.history: list[Round] = []
         self.best, self.targets = 0, None
         self.before: np.ndarray | None = None  # pseudo-labels of the last accepted round
+        self.taught: np.ndarray | None = None  # those that the encoders were last fine-tuned on
 
-    def first(self, memory: Memory) -> Round:
+    def first(self, memory: Memory, outputs: Outputs | None) -> Round:
         """Run round 0, on known labels only."""
-        self.fused, self.logits = memory(0, lambda: _trained(self.data, self.seed))
+        self.fused, self.logits = memory(0, lambda: self.models.trained(self.data, self.seed, outputs))
         metrics, self.outcome = self._judged(self.logits)
         self.history = [Round(number=0, n_yes=[0] * len(self.prior), metrics=metrics)]
         return self.history[0]
@@ -206,13 +217,15 @@ class _Rounds:
         targets = self._targets()
         pseudo = np.where(self.free, hard_labels(targets), -1).astype(np.int8)
         changed = None if self.before is None else int((pseudo != self.before).any(1).sum())
-        refitted = refit(number, targets) if refit else None
+        learned_already = self.taught is not None and np.array_equal(pseudo, self.taught)
+        refitted = refit(number, targets) if refit and not learned_already else None
         if changed == 0 and refitted is None:
             return None
         if refitted is not None:
-            self.data, self.kernel = refitted, None if self.kernel is None else kernel_logits(refitted)
-        part = with_targets(self.data, self.unlabelled, targets)
-        self.fused, logits = memory(number, lambda: _trained(part, self.seed))
+            self.data, self.taught = refitted.data, pseudo
+            self.kernel = None if self.kernel is None else kernel_logits(self.data)
+        part, outputs = with_targets(self.data, self.unlabelled, targets), refitted.outputs if refitted else None
+        self.fused, logits = memory(number, lambda: self.models.trained(part, self.seed, outputs))
         metrics, outcome = self._judged(logits)
         difference = _difference(self.metric, self.val_labels, outcome, self.outcome)
         done = Round(
@@ -225,7 +238,7 @@ class _Rounds:
             truth=None if self.truth is None else agreement(pseudo, self.truth),
             metrics=metrics,
             difference=difference,
-            accepted=is_accepted(difference, first=number == 1 and self.config.policy != "all"),
+            accepted=is_accepted(difference, first=number == 1 and not self.strict),
             refitted=refitted is not None,
         )
         self.history.append(done)
@@ -271,7 +284,8 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 def is_accepted(difference: tuple[float, float, float], *, first: bool) -> bool:
     """Whether a round is kept.
 
-    The first round is reverted if the metric on val falls by more than its standard error; a later round must improve it.
+    The first round is reverted if the metric on val falls by more than its standard error; a later round must improve it,
+    and with the paper's policies the first round, too.
     With few val rows, the difference of the first round is mostly noise, and later rounds add little.
     """
     mean, low, high = difference
@@ -282,26 +296,3 @@ def _difference(metric: str, labels: np.ndarray, now: Any, before: Any) -> tuple
     name = metric.replace("-", "_")
     mean, low, high = paired_bootstrap(labels, now, before, names=(name,))[name]
     return (-mean, -high, -low) if metric == "loss" else (mean, low, high)
-
-
-def _for_rows(config: Any, n_rows: int) -> Any:
-    """A head's settings for a number of rows: epochs for about `STEPS` steps, and a larger learning rate for large batches."""
-    size = usual_batch(n_rows, LARGE)
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(STEPS / math.ceil(n_rows / size))))
-    lr = config.lr * (size / usual_batch(n_rows)) ** 0.5
-    return dataclasses.replace(config, batch_size=size, epochs=epochs, lr=lr)
-
-
-def _trained(data: FitData, seed: int) -> Logits:
-    """Train a linear model per encoder and an MLP on all; returns the mean of their logits, and the MLP's logits.
-
-    The number of epochs is fixed, because val rows may be few and are needed to evaluate the round.
-    """
-    logits, present = [], []
-    alone = dataclasses.replace(data, val=data.val[:0])
-    for name, part, config in [*(("linear", alone.only(one), LINEAR) for one in data.widths), ("mlp", alone, MLP)]:
-        fitted = fit_head(name, part, _for_rows(config, len(part.train)), seed=seed)
-        logits.append(head_logits(fitted.head, part))
-        present.append(np.any([part.present[name].cpu().numpy() for name in part.widths], axis=0))
-    prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()
-    return combined(logits, present, [1 / len(logits)] * len(logits), prior), logits[-1]

@@ -1,6 +1,7 @@
 """Encoder rounds of self-training: encoders are fine-tuned on pseudo-labels too, and the rounds continue on their features.
 
-Each fine-tuning starts from the pretrained encoder, as `mmfeat finetune` does, on labelled and pseudo-labelled rows. Its
+Each fine-tuning starts from the pretrained encoder, as `mmfeat finetune` does, on labelled and pseudo-labelled rows. With policy
+`paper`, encoders are fine-tuned from the first round on, and their own linear outputs are the models of the round. Its
 checkpoints are kept with the rounds until self-training is done. Those of the best round then become the latest of the
 project. They record the checkpoints that they replace, so that the same command, typed again, starts from the same encoders.
 """
@@ -22,9 +23,12 @@ from mmfeat.encoders.checkpoint import copy_checkpoint, read_checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import distinct_rows
 from mmfeat.heads.training.fit_heads import FitData, fit_data
+from mmfeat.inference.logits import encoder_logits
 from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.selftraining.policies import Targets
+from mmfeat.selftraining.round_models import Outputs
+from mmfeat.selftraining.rounds import Refitted
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.dry_run import measure_encoding, plan_finetune
 from mmfeat.training.encoder_training import finetune_encoders
@@ -147,12 +151,35 @@ class EncoderRounds:
     ) -> None:
         self.project, self.folder, self.names, self.rows, self.free = project, folder, names, rows, free
         self.every = project.config.selftrain.encoder_every
+        self.is_paper = project.config.selftrain.policy == "paper"
         self.made: dict[int, Encoded] = {0: start}
 
     @property
     def times(self) -> int:
         """Number of fine-tunings, at most."""
-        return (self.project.config.selftrain.rounds - 1) // self.every
+        return sum(self._is_due(number) for number in range(1, self.project.config.selftrain.rounds + 1))
+
+    def _is_due(self, number: int) -> bool:
+        """Whether encoders are fine-tuned before a round; with policy `paper`, the first round is one of them."""
+        return (number > 1 or self.is_paper) and (number - 1) % self.every == 0
+
+    def outputs(self) -> Outputs:
+        """Logits `(n, K)` of the rows by the linear outputs of the encoders that self-training starts from.
+
+        They are the models of round 0 with policy `paper`; otherwise there are none.
+
+        Raises
+        ------
+        MissingFeatures
+            They are not in the store.
+        RunError
+            The linear output is for other classes.
+        """
+        return self._outputs(self.project, self.made[0].identities)
+
+    def _outputs(self, project: Project, identities: dict[str, Identity]) -> Outputs:
+        names = self.names if self.is_paper else []
+        return {name: encoder_logits(project, identities[name], self.rows).logits for name in names}
 
     def cost(self) -> EncoderCost:
         """Measure a few batches of each encoder, forward and backward; changes nothing."""
@@ -177,9 +204,9 @@ class EncoderRounds:
             front_mb=front_mb,
         )
 
-    def __call__(self, number: int, targets: Targets) -> FitData | None:
+    def __call__(self, number: int, targets: Targets) -> Refitted | None:
         """Arrays encoded by newly fine-tuned encoders; None if this round keeps the encoders of the previous round."""
-        if number == 1 or (number - 1) % self.every:
+        if not self._is_due(number):
             return None
         overlay = self._overlay(number, targets.labels)
         say(f"before round {number}: fine-tuning on {counted(len(overlay.manifest.rows('train')), 'row')}")
@@ -192,7 +219,9 @@ class EncoderRounds:
             {name: self.project.config.encoder[name].tokens for name in start.table.tokens},
         )
         self.made[number] = Encoded(identities, table)
-        return self.made[number].data(self.project.config, self.rows)
+        return Refitted(
+            data=self.made[number].data(self.project.config, self.rows), outputs=self._outputs(overlay, new)
+        )
 
     def of(self, number: int) -> Encoded:
         """The inputs of a round."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +95,10 @@ def fit_plan(project: Project, name: str, freeze: bool) -> FitPlan:
     pretrained, cut = None if table.fitted else _start_encoder(project, name, freeze), CutPlan()
     if pretrained is None:
         kind = kind_of(table)
-        settings = {**dataclasses.asdict(project.config.fuse.linear), **kind.fit_settings(table)}
+        settings = {**project.config.fuse.linear.of_training(), **kind.fit_settings(table)}
         fingerprint = _fingerprint(project, name, kind.name, settings)
     elif freeze:
-        settings = dataclasses.asdict(project.config.fuse.linear)
+        settings = project.config.fuse.linear.of_training()
         fingerprint = _fingerprint(project, name, pretrained.spec.key, {"freeze": settings})
     else:
         cut = plan_cut(project, name)
@@ -132,7 +131,7 @@ def _other_inputs(project: Project, name: str) -> dict[str, Any]:
     """The settings and files outside `[finetune]` that a fine-tuning depends on."""
     others, config = {}, project.config
     if config.finetune_of(name).head_first:
-        others["linear"] = dataclasses.asdict(config.fuse.linear)
+        others["linear"] = config.fuse.linear.of_training()
     return others | kind_of(config.encoder[name]).read_besides(config)
 
 

@@ -1,115 +1,28 @@
-"""The grid of a sweep: options with several values become cells, whose settings are checked like those of mmfeat.toml."""
+"""The grid of a sweep: options with several values, or a list, become cells, whose settings are checked like mmfeat.toml."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmfeat.common.errors import ConfigError
-from mmfeat.common.text import shown, toml_value
+from mmfeat.common.text import shown
 from mmfeat.config.schema import FILE_NAME, FINETUNE_KEYS, FinetuneConfig, FuseConfig
 from mmfeat.heads import head_config
 from mmfeat.project.project import Project
+from mmfeat.training.grid_cells import Grid
 
 _NOT_SWEPT = tuple(f.name for f in dataclasses.fields(FuseConfig))  # keys of `[fuse]` itself, and the heads' tables
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Cell:
-    """Settings of one head or one encoder's fine-tuning.
-
-    Attributes
-    ----------
-    name : str
-        The head, or the encoder.
-    project : Project
-        The project with these settings.
-    typed : dict of str to str
-        Dotted key to value as it was typed, for the keys that are swept.
-    values : dict of str to Any
-        The same by the keys' last parts, as mmfeat.toml reads them.
-    """
-
-    name: str
-    project: Project
-    typed: dict[str, str]
-    values: dict[str, Any]
-
-    def words(self) -> list[str]:
-        """Options of another command for the settings of this cell."""
-        return [word for key, value in self.typed.items() for word in ("--set", f"{key}={value}")]
-
-    def settings(self, fixed: dict[str, str]) -> list[str]:
-        """Lines for mmfeat.toml with the settings of this cell and the `fixed` ones."""
-        known = dict(self.project.config.dotted())
-        own = dict(zip(self.typed, self.values.values(), strict=True))
-        dotted = {key: known[key] for key in fixed if key in known and key != "device"} | own
-        tables: dict[str, list[str]] = {}
-        for key, value in dotted.items():
-            table, _, last = key.rpartition(".")
-            text = toml_value(value) if isinstance(value, str) else str(value).lower()
-            tables.setdefault(table, []).append(f"{last} = {text}")
-        return [line for table in sorted(tables) for line in [*([f"[{table}]"] if table else []), *tables[table]]]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Grid:
-    """The cells of a sweep.
-
-    Attributes
-    ----------
-    project : Project
-        The project with the settings that are not swept.
-    fixed : dict of str to str
-        The typed settings that are not swept.
-    names : list of str
-        The heads, or the encoder.
-    notes : list of str
-        A line for each key that some head does not have.
-    """
-
-    project: Project
-    fixed: dict[str, str]
-    names: list[str]
-    cells: list[Cell]
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Axes:
-    """The swept keys of one head or encoder (dotted key to typed values), and the settings that all its cells share."""
-
-    name: str
-    texts: dict[str, list[str]]
-    shared: dict[str, str]
-
-    def identity(self, project: Project) -> Any:
-        """Settings that are equal for equal cells, for instance if a value was typed twice."""
-        config = project.config
-        if "fuse.head" in self.shared:
-            return head_config(self.name, config.fuse)
-        return config.finetune_of(self.name), config.finetune.synonyms
-
-    def cells(self, root: Path) -> list[Cell]:
-        """Every combination of values, once."""
-        cells, seen = [], []
-        for texts in itertools.product(*self.texts.values()):
-            typed = dict(zip(self.texts, texts, strict=True))
-            project = Project(root, {**self.shared, **typed})
-            if (same := self.identity(project)) in seen:
-                continue
-            seen.append(same)
-            known = dict(project.config.dotted())
-            values = {key.rpartition(".")[2]: known[key] for key in typed}
-            cells.append(Cell(name=self.name, project=project, typed=typed, values=values))
-        return cells
-
-
-def head_grid(folder: Path | str, overrides: dict[str, str]) -> Grid:
+def head_grid(
+    folder: Path | str, overrides: dict[str, str], listed: Sequence[dict[str, str]] = (), *, bare: bool = True
+) -> Grid:
     """The grid of `mmfeat sweep fuse`.
 
     Parameters
@@ -117,6 +30,10 @@ def head_grid(folder: Path | str, overrides: dict[str, str]) -> Grid:
     overrides : dict of str to str
         Dotted key to what was typed. `fuse.head`, `fuse.KEY` (a key of any head) and `fuse.HEAD.KEY` may have several
         values, separated by commas; all other keys have one, as in mmfeat.toml.
+    listed : sequence of dict of str to str
+        Cells: `head` and keys of a head to the text of a value. Each is combined with all values of `overrides`.
+    bare : bool
+        Whether there is a cell of each head if nothing is swept.
 
     Raises
     ------
@@ -126,11 +43,10 @@ def head_grid(folder: Path | str, overrides: dict[str, str]) -> Grid:
     swept = {key: _texts(key, text) for key, text in overrides.items() if _is_of_heads(key)}
     fixed = {key: text for key, text in overrides.items() if key not in swept}
     project = Project(folder, {key: text for key, text in fixed.items() if key != "fuse.head"})
-    typed = fixed.pop("fuse.head", None)
-    heads = list(dict.fromkeys(_texts("fuse.head", typed) if typed is not None else [project.config.fuse.head]))
+    heads = _heads(project, fixed.pop("fuse.head", None), listed)
     for head in heads:  # an unknown head is refused before its keys are looked up
         Project(project.root, {**fixed, "fuse.head": head})
-    axes = [_Axes(name=head, texts=_texts_of_head(head, swept), shared={**fixed, "fuse.head": head}) for head in heads]
+    axes = [_Axes(name=head, texts=_texts_of_head(head, swept), listed=_listed_of_head(head, listed)) for head in heads]
     notes = []
     for key in swept:
         _, *table, name = key.split(".")
@@ -141,8 +57,55 @@ def head_grid(folder: Path | str, overrides: dict[str, str]) -> Grid:
         if lacking := [head for head in wanted if head not in having]:
             have = "has" if len(lacking) == 1 else "have"
             notes.append(f"{', '.join(lacking)} {have} no {shown(name)}: it is swept only for {', '.join(having)}")
-    cells = [cell for head in axes for cell in head.cells(project.root)]
-    return Grid(project=project, fixed=fixed, names=heads, cells=cells, notes=notes)
+    grid = Grid(project=project, fixed=fixed, names=heads, cells=[], stage="fuse", notes=notes)
+    return _filled(grid, axes if bare or swept or listed else [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Axes:
+    """The swept keys of one head or encoder: dotted key to typed values, and listed cells by dotted keys."""
+
+    name: str
+    texts: dict[str, list[str]]
+    listed: list[dict[str, str]]
+
+    def typed(self) -> list[dict[str, str]]:
+        """Every combination of values with every listed cell."""
+        for key in (key for cell in self.listed for key in cell):
+            if key in self.texts:
+                raise ConfigError(f"{shown(key)} is in a cell and in an option. Leave one of them out")
+        every = [dict(zip(self.texts, texts, strict=True)) for texts in itertools.product(*self.texts.values())]
+        return [combined | cell for cell in self.listed or [{}] for combined in every]
+
+
+def _filled(grid: Grid, axes: Sequence[_Axes]) -> Grid:
+    """The grid with the cells of its axes, each once."""
+    seen: list[Any] = []
+    return grid.of([cell for one in axes for cell in grid.distinct(one.name, one.typed(), seen)])
+
+
+def _heads(project: Project, typed: str | None, listed: Sequence[dict[str, str]]) -> list[str]:
+    """The heads of a sweep: those that were typed, and those of listed cells; the project's, if there are none."""
+    own = [cell["head"] for cell in listed if "head" in cell]
+    if typed is not None:
+        own = [*_texts("fuse.head", typed), *own]
+    elif len(own) < len(listed) or not listed:
+        own = [project.config.fuse.head, *own]
+    return list(dict.fromkeys(own))
+
+
+def _listed_of_head(head: str, listed: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The listed cells of a head by dotted keys."""
+    found = []
+    for cell in listed:
+        if cell.get("head", head) != head:
+            continue
+        keys = [key.rpartition(".")[2] for key in cell]
+        for key, name in zip(cell, keys, strict=True):
+            if name != "head" and (name not in _keys_of_head(head) or key not in (name, f"fuse.{head}.{name}")):
+                raise ConfigError(_no_head_has(key, name, [head], [head]))
+        found.append({f"fuse.{head}.{n}": text for n, text in zip(keys, cell.values(), strict=True) if n != "head"})
+    return found
 
 
 def _is_of_heads(key: str) -> bool:
@@ -172,7 +135,14 @@ def _no_head_has(key: str, name: str, wanted: list[str], heads: list[str]) -> st
     return f"option {shown(key)}: no head of {', '.join(wanted)} has '{shown(name)}'. {_nearest(name, known)}"
 
 
-def encoder_grid(folder: Path | str, name: str, overrides: dict[str, str]) -> Grid:
+def encoder_grid(
+    folder: Path | str,
+    name: str,
+    overrides: dict[str, str],
+    listed: Sequence[dict[str, str]] = (),
+    *,
+    bare: bool = True,
+) -> Grid:
     """The grid of `mmfeat sweep finetune`.
 
     Parameters
@@ -182,6 +152,10 @@ def encoder_grid(folder: Path | str, name: str, overrides: dict[str, str]) -> Gr
     overrides : dict of str to str
         Dotted key to what was typed. `finetune.KEY` and `finetune.NAME.KEY` may have several values, separated by commas;
         all other keys have one, as in mmfeat.toml.
+    listed : sequence of dict of str to str
+        Cells: keys of fine-tuning to the text of a value. Each is combined with all values of `overrides`.
+    bare : bool
+        Whether there is a cell if nothing is swept.
 
     Raises
     ------
@@ -196,8 +170,12 @@ def encoder_grid(folder: Path | str, name: str, overrides: dict[str, str]) -> Gr
     if not table.tunable:
         raise ConfigError(f"encoder.{name}: {shown(table.model)} has no network to fine-tune")
     texts = {_finetune_key(name, key): values for key, values in swept.items()}
-    axes = _Axes(name=name, texts=texts, shared=fixed)
-    return Grid(project=project, fixed=fixed, names=[name], cells=axes.cells(project.root))
+    cells = [
+        {_finetune_key(name, f"finetune.{key.removeprefix('finetune.')}"): text for key, text in cell.items()}
+        for cell in listed
+    ]
+    grid = Grid(project=project, fixed=fixed, names=[name], cells=[], stage="finetune")
+    return _filled(grid, [_Axes(name=name, texts=texts, listed=cells)] if bare or texts or cells else [])
 
 
 def _finetune_key(name: str, typed: str) -> str:

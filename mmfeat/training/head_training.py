@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,7 +101,7 @@ def head_fingerprint(
     **more: Any,
 ) -> str:
     """Digest of everything that a head depends on. Equal digests mean the same run."""
-    parts = {"kind": kind, "head": head, "settings": dataclasses.asdict(settings), "seeds": seeds_of(project), **more}
+    parts = {"kind": kind, "head": head, "settings": settings.of_training(), "seeds": seeds_of(project), **more}
     tokens = tokens_read(project, head, settings, table)
     return digest_json({**heads_made_from(project, identities, table), **parts, "tokens": tokens})
 

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +19,16 @@ from mmfeat.inference.fitted_rules import shipped_rule
 from mmfeat.metrics import scores
 from mmfeat.project.encoding import encode_missing
 from mmfeat.report.text_tables import metric_title
-from mmfeat.runs.sweep import FIT, METRIC_NAMES, Fit, KeptFits, SweptCell, best_first, lowest_loss
+from mmfeat.runs.sweep import FIT, Fit, KeptFits, SweptCell, best_first, kept_metrics, lowest_loss
 from mmfeat.store import FeatureStore
 from mmfeat.training.encoder_training import finetune_encoders
 from mmfeat.training.finetune_plan import fit_plan
-from mmfeat.training.grid import Cell, Grid
+from mmfeat.training.grid_cells import Cell, Grid
 from mmfeat.training.sweep_run import PlannedFit, Trainer
 
 IN_SAMPLE = 2000  # training rows at most for a fit's own in-sample metrics
 TRAINED = ("train_samples_f1", "train_loss")
+SINCE = ("train_macro_f1",)  # fits that version 0.2 kept have none
 
 
 class EncoderTrainer(Trainer):
@@ -36,7 +38,7 @@ class EncoderTrainer(Trainer):
     """
 
     def __init__(self, grid: Grid, n_seeds: int) -> None:
-        self.grid = grid
+        self.grid, self.n_seeds = grid, n_seeds
         seeds = [grid.project.config.seed + i for i in range(n_seeds)]
         self._fits = [[EncoderFit(grid, cell, seed) for seed in seeds] for cell in grid.cells]
         self.planned = [
@@ -46,6 +48,15 @@ class EncoderTrainer(Trainer):
         ]
         shape = FIT | dict.fromkeys(TRAINED, (float, None))
         self.kept = KeptFits(grid.project.root / "sweeps" / "finetune", shape)
+
+    def of(self, grid: Grid) -> EncoderTrainer:
+        """The same for another grid of the project."""
+        return EncoderTrainer(grid, self.n_seeds)
+
+    def recorded(self) -> list[tuple[str, dict[str, Any]]]:
+        """The encoder and the settings of every kept fit, which may be of another encoder."""
+        (name,), fits = self.grid.names, [self.kept[fingerprint] for fingerprint in self.kept]
+        return [(name, fit["settings"]) for fit in fits if "settings" in fit]
 
     @property
     def kept_mb(self) -> float:
@@ -103,7 +114,7 @@ class EncoderFit:
         metrics, record = result.metrics.as_dict(), result.checkpoint.record
         return {
             "settings": record["settings"],
-            "figures": {key: metrics[key] for key in METRIC_NAMES},
+            **kept_metrics(metrics, self.project.manifest.classes),
             "best_epoch": record["best_epoch"],
             "seconds": record["seconds"],
             "history": record["history"],
@@ -129,7 +140,12 @@ class EncoderFit:
             shutil.rmtree(self.folder / "scratch", ignore_errors=True)
         logits = project.output(identity).in_order_of(manifest.classes).logits(embeddings)
         found = scores(manifest.labels[rows], rule.labels(rule.probs(logits)), rule.calibrated(logits))
-        return {"train_samples_f1": found.samples_f1, "train_loss": found.loss, "n_train_scored": len(rows)}
+        return {
+            "train_samples_f1": found.samples_f1,
+            "train_macro_f1": found.macro_f1,
+            "train_loss": found.loss,
+            "n_train_scored": len(rows),
+        }
 
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint, if its weights are kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.files import digest_json, remove_leftovers
@@ -13,8 +14,8 @@ from mmfeat.heads.training.fit_heads import FitData, diverged, fit_data, fit_sta
 from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member
 from mmfeat.inference.fitted_rules import metrics_on_val
-from mmfeat.runs.sweep import METRIC_NAMES, Fit, KeptFits
-from mmfeat.training.grid import Grid
+from mmfeat.runs.sweep import Fit, KeptFits, kept_metrics
+from mmfeat.training.grid_cells import Grid
 from mmfeat.training.head_runs import seeds_of, tokens_read
 from mmfeat.training.head_training import head_inputs, heads_made_from, resolved_config
 from mmfeat.training.sweep_run import PlannedFit, Trainer
@@ -40,12 +41,32 @@ class HeadTrainer(Trainer):
         self.planned = []
         for number, (cell, settings) in enumerate(zip(grid.cells, self._settings, strict=True)):
             tokens = tokens_read(project, cell.name, settings, self.table)
-            own = {"head": cell.name, "settings": dataclasses.asdict(settings), "tokens": tokens, "kind": "swept"}
+            own = {"head": cell.name, "settings": settings.of_training(), "tokens": tokens, "kind": "swept"}
             self.planned += [
                 PlannedFit(cell=number, seed=seed, fingerprint=digest_json({**common, **own, "seed": seed}))
                 for seed in seeds_of(project)
             ]
         self.kept = KeptFits(project.root / "sweeps" / "fuse")
+
+    def of(self, grid: Grid) -> HeadTrainer:
+        """The same for another grid of the project."""
+        return HeadTrainer(grid)
+
+    def recorded(self) -> list[tuple[str, dict[str, Any]]]:
+        """Head and settings of every kept fit of the grid's heads."""
+        fits = [self.kept[fingerprint] for fingerprint in self.kept]
+        return [
+            (fit["head"], self._unresolved(fit["head"], fit["settings"]))
+            for fit in fits
+            if fit.get("head") in self.grid.names
+        ]
+
+    def _unresolved(self, head: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """Recorded settings, with those that only follow from the inputs, such as the query, as in mmfeat.toml."""
+        project = self.grid.project
+        typed = dataclasses.asdict(self.grid.settings_of(head, project))
+        filled = dataclasses.asdict(resolved_config(project, head, self.identities, self.table))
+        return {key: typed[key] if key in typed and value == filled[key] else value for key, value in settings.items()}
 
     def train(self, missing: Sequence[PlannedFit]) -> None:
         """Train the missing heads, one pass after another; the heads of a pass are kept when it ends."""
@@ -79,5 +100,5 @@ class HeadTrainer(Trainer):
         if fitted.error:
             return {**made, "error": diverged(head, member.config, fitted.error)}
         metrics = metrics_on_val(self.grid.project, head_logits(fitted.head, data, data.val)).as_dict()
-        kept = {name: metrics[name] for name in METRIC_NAMES}
-        return {**made, "figures": kept, "best_epoch": fitted.best_epoch, "seconds": fitted.seconds}
+        kept = kept_metrics(metrics, self.grid.project.manifest.classes)
+        return {**made, **kept, "best_epoch": fitted.best_epoch, "seconds": fitted.seconds}

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmfeat.common.text import counted
 from mmfeat.project.project import Project
@@ -14,7 +15,7 @@ from mmfeat.report.result import Record, TableResult, cell_records
 from mmfeat.report.sweep_table import sweep_csv
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.sweep import Effect, KeptFits, SweptCell, best_first, main_effects
-from mmfeat.training.grid import Cell, Grid
+from mmfeat.training.grid_cells import Cell, Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,14 @@ class Trainer(ABC):
     grid: Grid
     kept: KeptFits
     planned: list[PlannedFit]
+
+    @abstractmethod
+    def of(self, grid: Grid) -> Trainer:
+        """The same for another grid of the project."""
+
+    @abstractmethod
+    def recorded(self) -> list[tuple[str, dict[str, Any]]]:
+        """Head or encoder, and its settings, of every kept fit that has some."""
 
     @abstractmethod
     def train(self, missing: Sequence[PlannedFit]) -> None:
@@ -95,7 +104,7 @@ class SweepResult(TableResult):
 
     @property
     def notes(self) -> list[str]:
-        """A line for each key that some head does not have."""
+        """Lines about keys that some head does not have, and about optimizers that are the same."""
         return self.grid.notes
 
     def _about(self) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 from mmfeat.common.errors import DataError
 from mmfeat.common.progress import clock, progress, say
 from mmfeat.common.text import counted
+from mmfeat.config.schema import Config, SelftrainConfig
+from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import after_selftrain
 from mmfeat.inference.run_result import RunResult, check_naming, to_name
@@ -24,13 +26,15 @@ from mmfeat.project.project import Project
 from mmfeat.report.result import Record, metric_records
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
+from mmfeat.runs.ensembles import RECIPE_HEADS
 from mmfeat.runs.run import ROLES, Run, already_made
 from mmfeat.runs.run_names import NO_NAME, Naming
-from mmfeat.selftraining.rounds import LINEAR, MLP, Round, SelfTraining, self_train, with_targets
+from mmfeat.selftraining.round_models import RoundModels
+from mmfeat.selftraining.rounds import Round, SelfTraining, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
 from mmfeat.training.finetune_plan import fit_plan
-from mmfeat.training.head_runs import TrainedHeads, save_head_run
+from mmfeat.training.head_runs import TrainedHeads, save_head_run, tokens_read
 from mmfeat.training.head_training import (
     fit_seeds,
     head_fingerprint,
@@ -98,6 +102,8 @@ class SelftrainPlan:
         Rows of the manifest that are read, and the positions in `rows` of rows that may get pseudo-labels.
     settings : HeadConfig
         Settings of the head.
+    models : RoundModels
+        The models of a round.
     fingerprint, supervised : str
         Digests of everything that the run depends on, and of the same head without pseudo-labels.
     folder : Path
@@ -114,6 +120,7 @@ class SelftrainPlan:
     rows: np.ndarray
     free: np.ndarray
     settings: Any
+    models: RoundModels
     fingerprint: str
     supervised: str
     folder: Path
@@ -140,6 +147,11 @@ def about_cost(cost: EncoderCost) -> str:
     )
 
 
+def teacher_head(config: Config) -> str:
+    """The head that is part of the teacher of policy `paper`, besides the modalities; empty for none."""
+    return RECIPE_HEADS.get(config.selftrain.teacher, "") if config.selftrain.policy == "paper" else ""
+
+
 def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
     """Check and plan the project's self-training.
 
@@ -152,14 +164,15 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
     MissingFeatures
         Embeddings are not in the store.
     RunError
-        The name cannot be used.
+        The name cannot be used, or a head does not take the inputs.
     """
     config, manifest, head = project.config, project.manifest, project.config.fuse.head
     if config.fuse.folds:
         say(f"selftrain trains without folds: fuse.folds = {config.fuse.folds} is for mmfeat fuse")
     names = tunable(project) if config.selftrain.encoder_every else []
     begun = as_before(project) if names else project
-    identities, table, rows = head_inputs(begun, unlabelled=True, heads=[head])
+    teacher = teacher_head(config)
+    identities, table, rows = head_inputs(begun, unlabelled=True, heads=[head, *filter(None, [teacher])])
     free = np.flatnonzero((manifest.labels[rows] < 0).any(1) & (manifest.split[rows] == "train"))
     if not len(free):
         raise DataError(
@@ -167,6 +180,8 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         )
     required_val(project, "row to stop by")
     settings = resolved_config(begun, head, identities, table)
+    own = resolved_config(begun, teacher, identities, table) if teacher else None
+    models = RoundModels.of(config.selftrain, config.fuse, own)
     fingerprint = head_fingerprint(
         begun,
         "selftrain",
@@ -175,10 +190,8 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         identities=identities,
         table=table,
         unlabelled=table.digest(rows[free], list(identities)),
-        selftrain={"procedure": PROCEDURE, **config.selftrain.of_training()},
-        models=[dataclasses.asdict(LINEAR), dataclasses.asdict(MLP)],
-        **({"accepted_by": dataclasses.asdict(config.predict)} if config.predict.fits else {}),
-        **({"encoders_by": [fit_plan(begun, name, freeze=False).fingerprint for name in names]} if names else {}),
+        **_rounds_depend_on(begun, models, identities=identities, names=names),
+        **({"teacher_tokens": tokens_read(begun, teacher, own, table)} if teacher else {}),
     )
     start, folder = Encoded(identities, table), project.runs_folder / RESUME / fingerprint[:16]
     run = already_made(project.runs_folder, fingerprint)
@@ -188,6 +201,7 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         rows=rows,
         free=free,
         settings=settings,
+        models=models,
         fingerprint=fingerprint,
         supervised=head_fingerprint(begun, "head", head, settings=settings, identities=identities, table=table),
         folder=folder,
@@ -195,6 +209,21 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         run=run,
         naming=naming,
     )
+
+
+def _rounds_depend_on(
+    project: Project, models: RoundModels, *, identities: dict[str, Identity], names: list[str]
+) -> dict[str, Any]:
+    """The part of the fingerprint about the rounds: their settings and, of encoders that they fine-tune, the start."""
+    config = project.config
+    parts = {"selftrain": {"procedure": PROCEDURE, **config.selftrain.of_training()}, "models": models.of_training()}
+    if config.predict.fits:
+        parts["accepted_by"] = dataclasses.asdict(config.predict)
+    if names:
+        parts["encoders_by"] = [fit_plan(project, name, freeze=False).fingerprint for name in names]
+    if names and models.fused_is_judged:
+        parts["outputs"] = [identities[name].output_key for name in names]
+    return parts
 
 
 def selftrain(project: Project, plan: SelftrainPlan | None = None) -> SelftrainResult:
@@ -246,6 +275,8 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
             metric=config.metric,
             seed=config.seed,
             rule=config.predict,
+            models=plan.models,
+            outputs=encoders.outputs() if encoders else None,
             refit=encoders,
             memory=kept_in(plan.folder),
             on_round=lambda one: bar.advance(
@@ -271,7 +302,7 @@ def _make(project: Project, plan: SelftrainPlan) -> Run:
         data=data,
         rows=plan.rows,
         fingerprint=plan.fingerprint,
-        more=_record(trained, config.selftrain.policy, time.perf_counter() - start),
+        more=_record(trained, config.selftrain, time.perf_counter() - start),
         naming=plan.naming,
     )
 
@@ -291,9 +322,10 @@ def _round_record(one: Round) -> dict[str, Any]:
     return {names.get(k, k): v.as_dict() if k == "metrics" else v for k, v in vars(one).items()}
 
 
-def _record(trained: SelfTraining, policy: str, seconds: float) -> dict[str, Any]:
+def _record(trained: SelfTraining, config: SelftrainConfig, seconds: float) -> dict[str, Any]:
     return {
-        "policy": policy,
+        "policy": config.policy,
+        **({"teacher": config.teacher, "encoder_every": config.encoder_every} if config.policy == "paper" else {}),
         "rounds": [_round_record(r) for r in trained.rounds],
         "best_round": trained.best,
         "ended": trained.ended,

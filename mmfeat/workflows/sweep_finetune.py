@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.common.exclusive import alone_in
 from mmfeat.common.text import shown
 from mmfeat.inference.fitted_rules import required_val
+from mmfeat.training.earlier_cells import with_earlier
 from mmfeat.training.finetune_plan import check_fit_plans
 from mmfeat.training.grid import encoder_grid
 from mmfeat.training.promotion import Promotion, is_in_use, promote_checkpoint
 from mmfeat.training.proposed_encoders import ProposedEncoder
-from mmfeat.training.sweep_encoders import TRAINED, EncoderFit, EncoderTrainer
+from mmfeat.training.sweep_encoders import SINCE, TRAINED, EncoderFit, EncoderTrainer
 from mmfeat.training.sweep_run import SweepResult, run_sweep, sweep_outputs
 
 
 def sweep_finetune(
-    folder: Path | str, name: str, overrides: dict[str, str], *, seeds: int = 1, overwrite: bool = False
+    folder: Path | str,
+    name: str,
+    overrides: dict[str, str],
+    *,
+    cells: Sequence[dict[str, str]] = (),
+    earlier: bool = False,
+    seeds: int = 1,
+    overwrite: bool = False,
 ) -> SweepResult:
     """Fine-tune one encoder for each cell and seed of a grid, unless the fit is kept already.
 
@@ -29,6 +38,10 @@ def sweep_finetune(
     ----------
     overrides : dict of str to str
         See :func:`mmfeat.training.grid.encoder_grid`.
+    cells : sequence of dict
+        Listed cells, see :func:`mmfeat.training.cell_lists.listed_cells`.
+    earlier : bool
+        Whether the table also has the cells of earlier sweeps whose fits are kept for the current rows.
     seeds : int
         Fits of each cell.
     overwrite : bool
@@ -45,14 +58,15 @@ def sweep_finetune(
     MmfeatError
         Another sweep of the project is running.
     """
-    grid = encoder_grid(folder, name, overrides)
+    grid = encoder_grid(folder, name, overrides, cells, bare=not earlier)
     project = grid.project
     required_val(project, "rows to compare settings on")
     check_fit_plans(project, [name], freeze=False)
     outputs, file = sweep_outputs(project, f"finetune-{name}", overwrite=overwrite)
     with alone_in(project.root / "sweeps" / "finetune", "mmfeat sweep finetune"):
         trainer = EncoderTrainer(grid, seeds)
-        result = run_sweep(trainer, outputs=outputs, file=file, title="encoder", numbers=TRAINED)
+        trainer = with_earlier(trainer) if earlier else trainer
+        result = run_sweep(trainer, outputs=outputs, file=file, title="encoder", numbers=(*TRAINED, *SINCE))
         return dataclasses.replace(result, kept_mb=trainer.kept_mb)
 
 

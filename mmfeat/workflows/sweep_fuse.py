@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import RUNS
+from mmfeat.training.earlier_cells import with_earlier
 from mmfeat.training.grid import head_grid
 from mmfeat.training.head_training import trained_head
 from mmfeat.training.sweep_heads import HeadTrainer
@@ -16,7 +18,14 @@ from mmfeat.training.sweep_run import SweepResult, run_sweep, sweep_outputs
 _OPTIONS = {"fuse.inputs": "inputs", "fuse.seeds": "seeds", "metric": "metric", "seed": "seed", "device": "device"}
 
 
-def sweep_fuse(folder: Path | str, overrides: dict[str, str], *, overwrite: bool = False) -> SweepResult:
+def sweep_fuse(
+    folder: Path | str,
+    overrides: dict[str, str],
+    *,
+    cells: Sequence[dict[str, str]] = (),
+    earlier: bool = False,
+    overwrite: bool = False,
+) -> SweepResult:
     """Train every head of a grid that is not kept yet, and show which settings are best and which matter.
 
     Heads are kept in `sweeps/` of the project as soon as their pass is done: an interrupted sweep continues, and cells that
@@ -26,6 +35,10 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], *, overwrite: bool
     ----------
     overrides : dict of str to str
         See :func:`mmfeat.training.grid.head_grid`.
+    cells : sequence of dict
+        Listed cells, see :func:`mmfeat.training.cell_lists.listed_cells`.
+    earlier : bool
+        Whether the table also has the cells of earlier sweeps of these heads whose fits are kept for the current rows.
     overwrite : bool
         Whether the table of cells may be replaced if it was changed since it was written.
 
@@ -40,9 +53,10 @@ def sweep_fuse(folder: Path | str, overrides: dict[str, str], *, overwrite: bool
     RunError
         A head does not take the inputs, or memory runs out.
     """
-    grid = head_grid(folder, overrides)
+    grid = head_grid(folder, overrides, cells, bare=not earlier)
     required_val(grid.project, "rows to compare settings on")
     trainer = HeadTrainer(grid)
+    trainer = with_earlier(trainer) if earlier else trainer
     outputs, file = sweep_outputs(grid.project, "fuse", overwrite=overwrite)
     result = run_sweep(trainer, outputs=outputs, file=file)
     return dataclasses.replace(result, after=RUNS if result.cells[0].error else _command(result))

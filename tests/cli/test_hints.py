@@ -127,7 +127,7 @@ def test_rounds_are_counted_as_they_were_asked_for(own, monkeypatch):
         return contextlib.nullcontext(Bar())
 
     monkeypatch.setattr("mmfeat.workflows.selftrain.progress", progress)
-    monkeypatch.setattr("mmfeat.selftraining.rounds.MOST_EPOCHS", 3)
+    monkeypatch.setattr("mmfeat.selftraining.round_models.MOST_EPOCHS", 3)
     from mmfeat.workflows.selftrain import selftrain
 
     run = selftrain(Project(own.root, {"selftrain.rounds": 2})).run

@@ -66,6 +66,7 @@ METRIC, SEED, DEVICE = Opt("map"), Opt("3"), Opt("cpu")
 TOP = {"--metric": METRIC, "--seed": SEED, "--device": DEVICE}
 SCORED = {"--metric": METRIC, "--device": DEVICE}
 OVERWRITE = {"--overwrite": Opt()}
+LISTED = {"--cell": Opt("lr=0.1"), "--cells": Opt("cells.toml"), "--earlier": Opt()}  # of a sweep
 DECISION = {"--threshold": Opt("0.3"), "--empty": Opt("none"), "--calibration": Opt("temperature")}
 # what is fitted is fitted for the metric, and nothing is where the threshold is a number
 SHIPPED = {**DECISION, "--metric": Opt("map", acts=[["--threshold", "tuned"]], refused=[[]]), "--device": DEVICE}
@@ -96,7 +97,8 @@ COMMANDS = {
         | {f"--{name}-ids": Opt("x.txt") for name in ("train", "val", "test")}
         | {f"--{name}": Opt("x") for name in ("image-encoder", "image-weights", "text-encoder", "text-weights")}
         | {"--split-column": Opt("x"), "--val-fold": Opt("1"), "--test-fold": Opt("2")}
-        | {"--absent": Opt("unknown"), "--val": Opt("0.2"), "--test": Opt("0.2"), "--seed": Opt("3"), **OVERWRITE},
+        | {"--absent": Opt("unknown"), "--val": Opt("0.2"), "--test": Opt("0.2"), "--seed": Opt("3"), **OVERWRITE}
+        | {"--preset": Opt("paper")},
     ),
     "encoders list": Spec([], ["encoders.encoders", "encoders.models"], {}),
     "encoders add": Spec(
@@ -181,6 +183,7 @@ COMMANDS = {
             "--seeds": Opt("1"),
             "--threshold": Opt("tuned"),
             **TOP,
+            **LISTED,
             **OVERWRITE,
             "--set": Opt("fuse.mlp.hidden=3,4", elsewhere={"fuse.folds=2": [], "selftrain.rounds=2": []}),
         },
@@ -197,6 +200,7 @@ COMMANDS = {
             "--epochs": Opt("2"),
             "--threshold": Opt("tuned"),
             **TOP,
+            **LISTED,
             **OVERWRITE,
             "--set": Opt("finetune.clip=2", elsewhere={"fuse.head=linear": [], "selftrain.rounds=2": []}),
         },
@@ -219,6 +223,7 @@ COMMANDS = {
             "--rounds": Opt("1"),
             "--encoder-every": Opt("1"),
             "--policy": Opt("all"),
+            "--teacher": Opt("fm3", acts=[["--policy", "paper"]], refused=[[]]),
             **NAMING,
             "--head": Opt("linear"),
             "--inputs": Opt("image"),
@@ -395,6 +400,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "mmfeat.toml").write_text(TOML, encoding="utf-8")
     (tmp_path / "runs" / "crossattn-1").mkdir(parents=True)
     (tmp_path / "photos").mkdir()
+    (tmp_path / "cells.toml").write_text("[[cell]]\nlr = 0.1\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -576,7 +582,7 @@ def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkey
 def test_encoder_rounds_are_asked_for_without_yes(folder, monkeypatch):
     from mmfeat.common.errors import MmfeatError
 
-    cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
+    cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0, front_mb=0.0, all_seconds=1.0)
 
     def selftrain(project, plan):
         raise Reached([])
@@ -649,6 +655,7 @@ def test_help_lists_the_choices_of_every_setting():
         ["review", "--apply", "file:///tmp/review.csv"],
         ["export", "crossattn-1", "s3://b/m"],
         ["serve", "https://h/m"],
+        ["sweep", "fuse", "--cells", "https://example.com/c.toml"],
         ["finetune", "--synonyms", "https://example.com/s.txt"],
         ["compare", "encoders", "m=https://a/b.pth"],
     ],

@@ -134,10 +134,17 @@ def test_dotted_lists_every_setting_once(tmp_path):
 
 
 def test_the_template_is_a_valid_file_with_nothing_but_defaults_and_the_automatic_threshold(tmp_path):
-    from mmfeat.project.template import ENCODERS, OWN_SPLIT, SHARES, TEMPLATE
+    from mmfeat.project.template import ENCODERS, NEW_THRESHOLD, OWN_SPLIT, SHARES, TEMPLATE
 
     filled = TEMPLATE.format(
+        about="",
         seed=0,
+        metric='"samples-f1"',
+        recipe='"best"',
+        seeds=3,
+        policy='"soft"',
+        selftrain="",
+        threshold=NEW_THRESHOLD,
         source='"s"',
         images='"i"',
         id='"a"',

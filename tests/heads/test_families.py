@@ -165,6 +165,46 @@ def test_cross_attention_is_that_of_torch(heads, layers):
     assert torch.allclose(found, query[:, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize(("token_width", "layers"), [(12, 1), (12, 2), (16, 1), (16, 2)])
+def test_the_residual_of_cross_attention_is_the_text_embedding_itself(token_width, layers):
+    """Equation 37: LayerNorm(attention + X). X is 12 wide; another width takes a linear layer, as the first layer's input."""
+    more = {"residual": "input", "token_width": token_width, "layers": layers}
+    head = build_head("crossattn", WIDTHS, 3, dataclasses.replace(CONFIGS["crossattn"], **more))
+    assert hasattr(head, "to_residual") == (token_width != WIDTHS["text"])
+    inputs, present = rows(7)
+    x = {name: inputs[name] for name in WIDTHS}
+    tokens, there = head.sources[0](x, present)
+    with torch.no_grad():
+        found, _ = head.attention(x, present)
+        query, residual = x["text"][:, None], x["text"][:, None]
+        if token_width != WIDTHS["text"]:
+            residual = head.to_residual(residual)
+        for layer, norm in zip(head.layers, head.norms, strict=True):
+            query = residual = norm(layer(query, [tokens], [there])[0] + residual)
+    assert torch.allclose(found, query[:, 0], atol=1e-6)
+
+
+def test_without_positions_the_order_of_tokens_does_not_matter():
+    inputs, present = rows(7)
+    flipped = {**inputs, "image/tokens": inputs["image/tokens"].flip(1)}
+    for positions in (True, False):
+        config = dataclasses.replace(CONFIGS["crossattn"], positions=positions)
+        head = build_head("crossattn", WIDTHS, 3, config, tokens={"image": SHAPES["image"]})
+        assert any("positions" in name for name, _ in head.named_parameters()) is positions
+        assert torch.allclose(head(inputs, present), head(flipped, present), atol=1e-5) is not positions
+
+
+def test_fingerprints_leave_out_settings_that_a_release_had_not():
+    for name in HEADS:
+        usual = head_config(name, FuseConfig())
+        later = {f.name: f for f in dataclasses.fields(usual) if f.metadata.get("later")}
+        assert set(usual.of_training()) == {f.name for f in dataclasses.fields(usual)} - set(later)
+        for key, field in later.items():
+            choices = field.metadata["choices"] or [True, False, 0.5]
+            other = next(value for value in choices if value != field.default)
+            assert dataclasses.replace(usual, **{key: other}).of_training() == {**usual.of_training(), key: other}
+
+
 def test_cross_attention_looks_at_all_encoders_but_the_one_that_asks():
     widths = {**WIDTHS, "sound": 20}
     head = build_head("crossattn", widths, 3, CONFIGS["crossattn"], tokens={"image": (4, 10)})

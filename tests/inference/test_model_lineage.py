@@ -32,7 +32,7 @@ def made(trained, tmp_path_factory):
     project = Project(folder / "project")
     fuse(Project(project.root, {"fuse.folds": N_FOLDS, "fuse.head": "concat"}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmfeat.selftraining.rounds.MOST_EPOCHS", 3)
+        patch.setattr("mmfeat.selftraining.round_models.MOST_EPOCHS", 3)
         patch.setattr("mmfeat.selftraining.rounds.is_accepted", lambda *_, **__: True)
         selftrain(Project(project.root, {"fuse.head": "concat", "selftrain.policy": "all", "selftrain.rounds": 1}))
     ensemble(project, ["concat-1", "crossattn-1", "selftrain-1", "text"])
@@ -98,7 +98,7 @@ def test_each_part_has_what_it_was_trained_and_selected_on(made):
         "concat-1": f"| head `concat-1` | {train + val} labelled rows in {N_FOLDS} folds, each head without one "
         "| epochs: rows of the other folds |",
         "selftrain-1": f"| head `selftrain-1`, self-trained | {train} labelled rows and {free} rows with pseudo-labels of "
-        f"round 1 | epochs and rounds: {val} rows |",
+        f"round 1, by policy all | epochs and rounds: {val} rows |",
         "text": f"| linear probe of `text` | {train} labelled rows | epochs: {val} rows |",
     }
     for name, line in lines.items():

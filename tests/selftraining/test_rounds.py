@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmfeat.config.schema import POLICIES, PredictConfig, SelftrainConfig
+from mmfeat.config.schema import POLICIES, FuseConfig, PredictConfig, SelftrainConfig
 from mmfeat.heads.training.fit_heads import fit_head
 from mmfeat.heads.training.head_logits import head_logits
+from mmfeat.selftraining import round_models as models
 from mmfeat.selftraining import rounds as module
 from mmfeat.selftraining.kernel import kernel_logits
 from mmfeat.selftraining.policies import Targets, expected_prior, expected_threshold, soft_targets, targets_of
@@ -152,16 +153,16 @@ def test_zero_rounds_is_the_supervised_fit():
     assert [r.number for r in done.rounds] == [0]
     assert done.targets is None
     assert with_targets(data, unlabelled, done.targets) is data
-    alone = fit_head("mlp", dataclasses.replace(data, val=data.val[:0]), module._for_rows(module.MLP, 40))
+    alone = fit_head("mlp", dataclasses.replace(data, val=data.val[:0]), models.for_rows(models.MLP, 40))
     assert np.array_equal(done.logits, head_logits(alone.head, data))
 
 
 @pytest.mark.parametrize(("n_rows", "size", "epochs"), [(20, 32, 40), (900, 32, 17), (16800, 512, 15), (10**6, 512, 4)])
 def test_settings_of_rounds_depend_on_the_number_of_rows(monkeypatch, n_rows, size, epochs):
-    monkeypatch.setattr(module, "MOST_EPOCHS", 40)
-    found = module._for_rows(module.MLP, n_rows)
+    monkeypatch.setattr(models, "MOST_EPOCHS", 40)
+    found = models.for_rows(models.MLP, n_rows)
     assert (found.batch_size, found.epochs) == (size, epochs)
-    assert (found.lr > module.MLP.lr) == (size > 256)
+    assert (found.lr > models.MLP.lr) == (size > 256)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -173,8 +174,8 @@ def test_given_labels_never_change_and_val_never_trains(monkeypatch, policy):
         seen.append(part)
         return original(name, part, *args, **kwargs)
 
-    original = module.fit_head
-    monkeypatch.setattr(module, "fit_head", fit)
+    original = models.fit_head
+    monkeypatch.setattr(models, "fit_head", fit)
     run(data, unlabelled, 2, policy)
     for part in seen:
         assert not set(part.train) & set(part.val)
@@ -254,11 +255,99 @@ def test_agreement_counts_only_what_both_know():
     assert agreement(np.array([[1, 1]]), np.array([[1, 0]])) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("policy", ["soft", "all"])
+# the paper's rounds
+
+
+def fused_by_hand(data, names):
+    """The mean of the logits of heads that are fitted on their own, with the settings of the rounds."""
+    alone, found = dataclasses.replace(data, val=data.val[:0]), []
+    for name, part in names.items():
+        config = models.for_rows(FuseConfig().settings_of(name.partition(" ")[0]), len(data.train))
+        part = alone.only(*part)
+        found.append(head_logits(fit_head(name.partition(" ")[0], part, config).head, part))
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("teacher", ["fm1", "fm3"])
+def test_the_papers_teacher_is_the_mean_of_the_modalities_and_for_fm3_of_cross_attention(teacher):
+    data, unlabelled = unlabelled_data()
+    config = SelftrainConfig(rounds=0, policy="paper", teacher=teacher)
+    done = self_train(data, unlabelled, config, metric="samples-f1", seed=0, rule=RULE)
+    parts = {"linear image": ["image"], "linear text": ["text"]}
+    parts |= {"crossattn": ["image", "text"]} if teacher == "fm3" else {}
+    np.testing.assert_allclose(done.logits, fused_by_hand(data, parts), atol=1e-5)
+
+
+def certain(labels, sign=1.0):
+    """Logits that say these labels, or the opposite."""
+    return sign * np.where(labels == 1, 4.0, -4.0).astype(np.float32)
+
+
+class Refits:
+    """Encoders that say the given logits when they are fine-tuned; counts the fine-tunings."""
+
+    def __init__(self, data, *outputs):
+        self.data, self.outputs, self.targets = data, outputs, []
+
+    def __call__(self, number, targets):
+        self.targets.append(targets.labels)
+        outputs = self.outputs[min(len(self.targets), len(self.outputs)) - 1]
+        return module.Refitted(data=self.data, outputs=outputs)
+
+
+def test_the_fused_score_judges_a_round_of_the_paper_and_not_that_of_a_part():
+    data, unlabelled = unlabelled_data()
+    truth = made(n=160).labels.numpy()
+    noise = np.random.default_rng(0).normal(size=truth.shape).astype(np.float32)
+    good, bad = 0.5 * certain(truth) + noise, certain(truth, -1)
+    first = {"image": noise, "text": good}
+    worse = {"image": certain(truth), "text": 2 * bad}  # the image rises to all right, the mean falls to all wrong
+    done = run(data, unlabelled, 2, "paper", outputs=first, refit=Refits(data, worse))
+    assert [r.accepted for r in done.rounds] == [True, False]
+    assert done.ended == "reverted"
+    better = {"image": bad, "text": 2 * certain(truth)}  # the image falls to all wrong, the mean rises to all right
+    done = run(data, unlabelled, 1, "paper", outputs=first, refit=Refits(data, better))
+    assert [r.accepted for r in done.rounds] == [True, True]
+    assert done.rounds[1].metrics.scores.map == 1
+    np.testing.assert_allclose(done.logits, (better["image"] + better["text"]) / 2, atol=1e-6)
+
+
+def test_the_papers_first_round_must_improve_too():
+    data, unlabelled = unlabelled_data()
+    same = dict.fromkeys(("image", "text"), certain(made(n=160).labels.numpy()))
+    done = run(data, unlabelled, 2, "paper", outputs=same, refit=Refits(data, same))
+    assert [(r.accepted, r.refitted) for r in done.rounds] == [(True, False), (False, True)]
+
+
+def test_encoders_are_not_fine_tuned_again_until_a_pseudo_label_changes(monkeypatch):
+    monkeypatch.setattr(module, "is_accepted", lambda difference, first: True)
+    data, unlabelled = unlabelled_data()
+    truth = made(n=160).labels.numpy()
+    first, second = (dict.fromkeys(("image", "text"), certain(truth, sign)) for sign in (-1.0, 1.0))
+    refits = Refits(data, second)
+    done = run(data, unlabelled, 5, "paper", outputs=first, refit=refits)
+    assert len(refits.targets) == 2  # on the labels of round 0, and on those of round 1, which round 2 gives again
+    assert done.ended == "no_change"
+    assert len(done.rounds) == 3
+
+
+def test_the_papers_pseudo_labels_are_the_fused_predictions_of_every_row():
+    data, unlabelled = unlabelled_data()
+    low = np.full((160, data.labels.shape[1]), -3.0, np.float32)
+    low[:, 1] = -1.0  # nothing passes one half: the most probable class (P8)
+    refits = Refits(data, {"image": low, "text": low})
+    run(data, unlabelled, 1, "paper", outputs={"image": low, "text": low - 1}, refit=refits)
+    (given,) = refits.targets
+    assert given.shape == (len(unlabelled), data.labels.shape[1])
+    assert (given[:, 1] == 1).all()
+    assert (np.delete(given, 1, axis=1) == 0).all()
+
+
+@pytest.mark.parametrize("policy", ["soft", "all", "paper"])
 def test_an_interrupted_self_training_goes_on_and_ends_the_same(tmp_path, monkeypatch, policy):
     data, unlabelled = unlabelled_data()
     whole = run(data, unlabelled, 3, policy)
-    original, calls = module._trained, []
+    original, calls = models.RoundModels.trained, []
 
     def interrupted(*args):
         calls.append(1)
@@ -266,10 +355,10 @@ def test_an_interrupted_self_training_goes_on_and_ends_the_same(tmp_path, monkey
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(module, "_trained", interrupted)
+    monkeypatch.setattr(models.RoundModels, "trained", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(data, unlabelled, 3, policy, memory=kept_in(tmp_path))
-    monkeypatch.setattr(module, "_trained", original)
+    monkeypatch.setattr(models.RoundModels, "trained", original)
     (tmp_path / "round-1.npz").write_bytes(b"damaged")
     again = run(data, unlabelled, 3, policy, memory=kept_in(tmp_path))
     assert np.array_equal(again.logits, whole.logits)
@@ -278,5 +367,5 @@ def test_an_interrupted_self_training_goes_on_and_ends_the_same(tmp_path, monkey
     def never(*args):
         raise AssertionError
 
-    monkeypatch.setattr(module, "_trained", never)
+    monkeypatch.setattr(models.RoundModels, "trained", never)
     assert np.array_equal(run(data, unlabelled, 3, policy, memory=kept_in(tmp_path)).logits, whole.logits)

@@ -195,6 +195,44 @@ def test_on_the_command_line_it_asks_and_goes_on_with_yes(tuned):
     assert len(record["rounds"]) >= 2
 
 
+PAPER = {"selftrain.rounds": 2, "selftrain.encoder_every": 1, "selftrain.policy": "paper"}
+
+
+def test_by_the_paper_the_first_round_trains_encoders_and_their_mean_is_judged(tuned, standing):
+    project = Project(tuned.root, PAPER)
+    assert plan_selftrain(project).cost().times == 2
+    before, used = ensemble(project, ["fm1"]).run.record["figures"]["val"], project.identity("image").checkpoint
+    run = selftrain(project).run
+    rounds = run.record["rounds"]
+    assert [one["refitted"] for one in rounds] == [False, *[True] * (len(rounds) - 1)]
+    assert len(rounds) > 1
+    assert (run.record["policy"], run.record["teacher"]) == ("paper", "fm1")
+    now = Project(tuned.root)
+    assert now.identity("image").checkpoint != used
+    after = ensemble(now, ["fm1"]).run.record["figures"]["val"]  # of the encoders of the best round
+    for one, figures in ((rounds[0], before), (rounds[run.record["best_round"]], after)):
+        for name in ("samples_f1", "macro_f1", "map", "loss"):
+            assert one["figures"][name] == pytest.approx(figures[name], abs=1e-5)
+
+
+def test_by_the_paper_an_interrupted_first_round_goes_on(tuned, standing, monkeypatch):
+    original, fits = encoder_rounds.extract, []
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encoder_rounds, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        selftrain(Project(tuned.root, PAPER))
+    monkeypatch.setattr(encoder_rounds, "extract", original)
+    monkeypatch.setattr(
+        encoder_rounds, "finetune_encoders", lambda *args: fits.append(finetune_encoders(*args)) or fits[-1]
+    )
+    assert selftrain(Project(tuned.root, PAPER)).made
+    assert [fit.made for fit in fits[0]] == [False, False]
+    assert not selftrain(Project(tuned.root, PAPER)).made
+
+
 def test_what_was_kept_frozen_stays_frozen(project, standing):
     finetune(project, ["image"], freeze=True)
     finetune(Project(project.root), ["text"])

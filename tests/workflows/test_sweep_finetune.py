@@ -18,6 +18,7 @@ from mmfeat.project.project import Project
 from mmfeat.report.sweep_table import sweep_csv, sweep_table
 from mmfeat.runs.sweep import SweptCell, lowest_loss
 from mmfeat.training import sweep_encoders as module
+from mmfeat.training.cell_lists import listed_cells
 from mmfeat.training.encoder_training import finetune_encoders, resume_file_of
 from mmfeat.training.grid import encoder_grid
 from mmfeat.training.sweep_encoders import TRAINED
@@ -181,6 +182,97 @@ def test_cells_of_a_grid(folder):
     typed = encoder_grid(folder, "text", {"metric": "loss", "finetune.lr": "1e-4"})
     assert grid.project.config.metric == "samples-f1"
     assert typed.cells[0].settings(typed.fixed) == ['metric = "loss"', "[finetune.text]", "lr = 0.0001"]
+
+
+LISTED = listed_cells(["lr=1e-4,batch_size=8", {"lr": 5e-3, "optimizer": "adam"}])
+
+
+def test_listed_cells_are_no_product_and_all_have_the_values_of_all_keys(folder):
+    grid = encoder_grid(folder, "text", {"finetune.epochs": "1"}, LISTED)
+    assert [cell.values for cell in grid.cells] == [
+        {"epochs": 1, "lr": 1e-4, "batch_size": 8, "optimizer": "adamw"},
+        {"epochs": 1, "lr": 5e-3, "batch_size": 16, "optimizer": "adam"},
+    ]
+    assert grid.cells[1].words() == [
+        *("--set", "finetune.text.epochs=1"),
+        *("--set", "finetune.text.lr=0.005"),
+        *("--set", "finetune.text.optimizer=adam"),
+    ]
+    assert grid.cells[0].settings(grid.fixed) == ["[finetune.text]", "epochs = 1", "lr = 0.0001", "batch_size = 8"]
+    both = encoder_grid(folder, "text", {"finetune.epochs": "1,2"}, LISTED)
+    assert [(cell.values["epochs"], cell.values["lr"]) for cell in both.cells] == [
+        (1, 1e-4),
+        (2, 1e-4),
+        (1, 5e-3),
+        (2, 5e-3),
+    ]
+
+
+def test_a_list_of_cells_from_a_file_and_its_mistakes(tmp_path, folder):
+    file = tmp_path / "cells.toml"
+    file.write_text('[[cell]]\nlr = 5e-4\noptimizer = "adam"\naugment = false\n[[cell]]\nbatch_size = 60\n')
+    found = listed_cells([], file)
+    assert found == [{"lr": "0.0005", "optimizer": "adam", "augment": "false"}, {"batch_size": "60"}]
+    for text, message in {
+        "lr = 1": r"write a table \[\[cell\]\] for each cell",
+        "[[cell]]": r"\[\[cell\]\] number 1: no key",
+        "[[cell]]\nlr = [1, 2]": "lr has no single value",
+        "[[cell]": "cannot be read",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            listed_cells([], file)
+    for text in ("lr", "lr=", "lr=1,lr=2", "", "=3"):
+        with pytest.raises(ConfigError, match="write each key once, with its value"):
+            listed_cells([text])
+    with pytest.raises(ConfigError, match=r"finetune.text.lr is in a cell and in an option"):
+        encoder_grid(folder, "text", {"finetune.lr": "1"}, [{"lr": "2"}])
+    with pytest.raises(ConfigError, match=r"no key of \[finetune.text\].*Nearest: lr"):
+        encoder_grid(folder, "text", {}, [{"lrr": "2"}])
+
+
+def test_adamw_without_decay_would_be_adam_and_has_its_own(folder):
+    swept = {"finetune.recipe": "paper", "finetune.optimizer": "adam,adamw"}
+    grid = encoder_grid(folder, "text", swept)
+    decays = [(cell.values["optimizer"], cell.values["weight_decay"]) for cell in grid.cells]
+    assert decays == [("adam", 0.0), ("adamw", 0.01)]
+    assert grid.notes == []
+    for cell in grid.cells:  # what is shown is what is trained
+        assert cell.project.config.finetune_of("text").weight_decay == cell.values["weight_decay"]
+    same = encoder_grid(folder, "text", {**swept, "finetune.weight_decay": "0"})
+    assert [cell.values["weight_decay"] for cell in same.cells] == [0.0, 0.0]
+    assert "adam and adamw are the same optimizer" in same.notes[0]
+    best = encoder_grid(folder, "text", {"finetune.recipe": "best", "finetune.optimizer": "adam,adamw"})
+    assert [cell.project.config.finetune_of("text").weight_decay for cell in best.cells] == [0.05, 0.05]
+
+
+def test_one_table_has_the_cells_of_earlier_sweeps(folder, monkeypatch):
+    first = sweep_finetune(folder, "text", GRID, seeds=2)
+    more = sweep_finetune(folder, "text", {}, cells=LISTED[1:], earlier=True)
+    assert (more.n_trained, len(more.cells)) == (1, 3)
+    assert {cell.values["lr"] for cell in more.cells} == {1e-4, 5e-3}
+    assert all(set(cell.values) == {"lr", "epochs", "optimizer"} for cell in more.cells)
+    monkeypatch.setattr(module, "finetune_encoders", None)
+    alone = sweep_finetune(folder, "text", {}, earlier=True)
+    assert (alone.n_trained, len(alone.cells)) == (0, 3)
+    rows = list(csv.DictReader((folder / "sweeps" / "finetune-text.csv").open(encoding="utf-8")))
+    assert len(rows) == 3
+    assert rows[0]["train_macro_f1"]
+    both = sweep_finetune(folder, "text", GRID, seeds=2, earlier=True)  # the third has one seed
+    assert [cell.scores("map") for cell in both.cells] == [cell.scores("map") for cell in first.cells]
+    with pytest.raises(ConfigError, match="--earlier: no fit of an earlier sweep is kept for these rows"):
+        sweep_finetune(folder, "text", {"seed": "5"}, earlier=True)
+
+
+def test_every_cell_keeps_f1_and_accuracy_by_class(swept):
+    folder, _ = swept
+    classes = Project(folder).manifest.classes
+    for cell in sweep_finetune(folder, "text", GRID, seeds=2).cells:
+        for name in ("class_f1", "class_accuracy"):
+            assert set(cell.by_class(name)) == set(classes)
+        known = [value for value in cell.by_class("class_accuracy").values() if np.isfinite(value)]
+        assert all(0 <= value <= 1 for value in known)
+        assert cell.fits[0]["class_f1"] != {}
 
 
 def test_tables_have_every_cell():

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from mmfeat.cli import group
 
 from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.config.schema import MlpConfig
 from mmfeat.heads.training.fit_heads import fit_stacks
 from mmfeat.project.project import Project
 from mmfeat.report.sweep_table import sweep_csv, sweep_table
 from mmfeat.runs.sweep import SweptCell, best_first, main_effects
 from mmfeat.training import sweep_heads as sweep_module
+from mmfeat.training.cell_lists import listed_cells
 from mmfeat.training.grid import head_grid
 from mmfeat.workflows.fuse import fuse
 from mmfeat.workflows.sweep_fuse import sweep_fuse
@@ -75,9 +77,14 @@ def test_a_cell_is_what_fuse_makes_of_its_settings(folder):
     assert sweep_fuse(folder, {**GRID, "fuse.head": "crossattn"}).after == "mmfeat runs"  # the best is made already
 
 
-def test_a_head_that_diverges_is_a_row_and_not_the_end(folder, monkeypatch):
-    monkeypatch.setattr("mmfeat.heads.training.stack.CLIP", float("inf"))
-    grid = {"fuse.head": "linear", "fuse.lr": "10", "fuse.weight_decay": "0.01,1e8", "fuse.seeds": "1"}
+def test_a_head_that_diverges_is_a_row_and_not_the_end(folder):
+    grid = {
+        "fuse.head": "linear",
+        "fuse.lr": "10",
+        "fuse.weight_decay": "0.01,1e8",
+        "fuse.seeds": "1",
+        "fuse.clip": "0",
+    }
     result = sweep_fuse(folder, grid)
     good, bad = result.cells
     assert not good.error
@@ -118,6 +125,26 @@ def test_a_key_that_a_head_lacks_is_swept_for_the_others_and_said(trained):
     assert grid.notes == ["linear has no hidden: it is swept only for crossattn"]
     own = head_grid(trained, {"fuse.head": "linear,crossattn", "fuse.lr": "1e-3,1e-2", "fuse.linear.lr": "0.5"})
     assert [cell.values["lr"] for cell in own.cells] == [0.5, 1e-3, 1e-2]
+
+
+def test_listed_cells_of_heads_and_the_cells_of_earlier_sweeps(folder):
+    cells = listed_cells(["head=linear,lr=1e-3", "head=mlp,hidden=16,lr=1e-3", "head=mlp,hidden=8"])
+    fixed = {"fuse.seeds": "1", "fuse.epochs": "2"}
+    result = sweep_fuse(folder, fixed, cells=cells)
+    values = [(cell.name, cell.values.get("hidden"), cell.values["lr"]) for cell in result.cells]
+    assert sorted(values, key=str) == [("linear", None, 1e-3), ("mlp", 16, 1e-3), ("mlp", 8, MlpConfig().lr)]
+    assert result.cells[0].by_class("class_f1")
+    again = sweep_fuse(folder, {"fuse.head": "mlp,linear", "fuse.seeds": "1"}, earlier=True)
+    assert again.n_trained == 0
+    assert {cell.fits[0]["figures"]["map"] for cell in again.cells} >= {
+        cell.fits[0]["figures"]["map"] for cell in result.cells
+    }
+    attending = {"fuse.seeds": "1", "fuse.epochs": "1", "fuse.head": "crossattn"}
+    sweep_fuse(folder, attending)
+    twice = sweep_fuse(folder, attending, earlier=True)  # its query follows from the inputs: it is the same cell
+    assert [cell.values for cell in twice.cells].count({"epochs": 1}) == len([*twice.cells]) == 1
+    with pytest.raises(ConfigError, match=r"no head of linear has 'hidden'"):
+        sweep_fuse(folder, fixed, cells=[{"head": "linear", "hidden": "3"}])
 
 
 def test_without_val_rows_there_is_nothing_to_compare_on(folder, monkeypatch):

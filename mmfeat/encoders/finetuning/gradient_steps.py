@@ -21,6 +21,7 @@ from mmfeat.encoders.finetuning.depthwise import fast_depthwise
 from mmfeat.encoders.finetuning.optimisation import (
     Average,
     freeze_layers,
+    has_statistics,
     keep_statistics,
     linear_probe,
     optimizer_of,
@@ -108,7 +109,18 @@ class GradientSteps:
                     f'a single sample is too large for the memory of {self.device}. Set a smaller size, or: device = "cpu"'
                 )
             self.piece = math.ceil(self.piece / 2)
-            say(f"out of memory on {self.device}: batches are now computed in pieces of {self.piece}")
+            say(
+                f"out of memory on {self.device}: batches are now computed in pieces of {self.piece}{self._about_pieces()}"
+            )
+
+    def _about_pieces(self) -> str:
+        """How the steps differ if a batch is computed in pieces; empty if they do not."""
+        if self.config.batch_norm == "frozen" or not has_statistics(self.encoder):
+            return ""
+        return (
+            '. The steps are not the same: with batch_norm = "trained", the statistics are those of a piece. Set '
+            f'batch_norm = "frozen" for the same steps, or batch_size = {self.piece} for steps on whole batches'
+        )
 
     def _accumulated(self, batch: Batch, labels: Tensor, weight: Tensor) -> Tensor:
         whole = torch.zeros((), device=self.device)

@@ -189,7 +189,27 @@ def fit_stacks(
         Memory runs out, or the head does not accept these inputs. A head whose loss is not finite is returned with an
         `error` instead.
     """
-    rule = rule or PredictConfig()
+    for scaled in (True, False):  # the arrays of a pass are standardised for all its heads, or for none
+        numbers = [i for i, member in enumerate(members) if member.config.standardise is scaled]
+        if numbers:
+            some = [members[i] for i in numbers]
+            for at, fits in _fit_alike(
+                name, data, some, metric=metric, rule=rule or PredictConfig(), bar=bar, choose_by=choose_by
+            ):
+                yield [numbers[i] for i in at], fits
+
+
+def _fit_alike(
+    name: str,
+    data: FitData,
+    members: Sequence[Member],
+    *,
+    metric: str,
+    rule: PredictConfig,
+    bar: Progress | None,
+    choose_by: Callable[[np.ndarray], np.ndarray] | None,
+) -> Iterator[tuple[list[int], list[FittedHead]]]:
+    """:func:`fit_stacks` for heads that all read standardised embeddings, or all read them as they are."""
     members = _with_rows(members, data)
     readers = {tuple(_built("meta", name, data, config=member.config).reads): member.config for member in members}
     data = data.only(*(key for key in data.inputs if any(key in reads for reads in readers)))

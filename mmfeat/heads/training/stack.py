@@ -23,9 +23,9 @@ from mmfeat.heads.head import Head, log_odds
 from mmfeat.heads.noise import LEVELS, Noise, Widths
 
 MOST_NUMBERS = 2**24  # values in a batch without gradients
-CLIP = 1.0  # largest norm of one head's gradient
-WARM_UP = 0.05  # share of the steps
+WARM_UP = 0.05  # share of the steps, before a cosine schedule
 NO_FOLD = -1
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 LARGE = 2**18  # parameters of a head whose arithmetic takes most of the time
 
 
@@ -79,7 +79,7 @@ class Stack:
     heads : list of Head
         A freshly initialised head for each stream.
     config : Any
-        The settings that all heads share: loss, class weights.
+        The settings that all heads share: loss, class weights, optimizer, schedule, clipping.
     """
 
     def __init__(
@@ -119,14 +119,14 @@ class Stack:
             head.logits(one, {name: p[:1] for name, p in self.arrays.present.items()}, counter)
         return {rate: w for rate, w in counter.counted.items() if any(s.rates.get(rate) for s in self.streams)}
 
-    def _optimizer(self) -> torch.optim.AdamW:
+    def _optimizer(self) -> torch.optim.Optimizer:
         """One group for each head, on views of its slice of the stacked tensors."""
         groups = []
         for s in range(len(self.streams)):
             for v, variant in enumerate(self.variants):
                 own = {"lr": variant.lr, "weight_decay": variant.weight_decay}
                 groups.append({"params": [p.detach()[s, v] for p in self.parameters.values()], **own})
-        return torch.optim.AdamW(groups, fused=True)
+        return _OPTIMIZERS[self.config.optimizer](groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
         """Continue with a selection of streams and variants; the optimizer's state of all others is dropped."""
@@ -151,11 +151,15 @@ class Stack:
         n_steps, losses = -(-order.shape[1] // batch_size), []
         for step in range(n_steps):
             rows = order[:, step * batch_size : (step + 1) * batch_size]
-            share = schedule((epoch - 1) * n_steps + step, n_steps * self.config.epochs, WARM_UP)
+            share = self._share((epoch - 1) * n_steps + step, n_steps * self.config.epochs)
             for group, variant in zip(self.optimizer.param_groups, self.variants * len(self.streams), strict=True):
                 group["lr"] = variant.lr * share
             losses.append(self._step(rows, generators))
         return torch.stack(losses).mean(0).double().cpu().numpy()
+
+    def _share(self, step: int, total: int) -> float:
+        """The factor of the learning rates at a step."""
+        return 1.0 if self.config.schedule == "constant" else schedule(step, total, WARM_UP)
 
     def _blocks(self) -> list[slice]:
         """Streams whose gradients are computed together. On a CPU, large heads are faster one by one, within its cache."""
@@ -199,7 +203,7 @@ class Stack:
         for grad, parts in zip(grads, zip(*(g["params"] for g in groups), strict=True), strict=True):
             if grad is None:
                 continue
-            # Fused AdamW assumes that a parameter and its gradient have the same layout in memory.
+            # The fused optimizer assumes that a parameter and its gradient have the same layout in memory.
             for part, its in zip(parts, grad.contiguous().flatten(0, 1).unbind(), strict=True):
                 part.grad = its
         return losses.detach()
@@ -245,11 +249,12 @@ class Stack:
         over_streams = vmap(over_variants, in_dims=(0, 0, each, by_cell, by_row, None))
         return over_streams(logits, labels, weights, cells, fold, left_out)
 
-    @staticmethod
-    def _clip(grads: list[Tensor]) -> None:
-        """Scale each head's gradient to a norm of at most `CLIP`, like torch.nn.utils.clip_grad_norm_ for one model."""
+    def _clip(self, grads: list[Tensor]) -> None:
+        """Scale each head's gradient to a norm of at most `clip`, like torch.nn.utils.clip_grad_norm_ for one model."""
+        if not self.config.clip:
+            return
         norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), dim=-1) for g in grads])  # (parameters, S, V)
-        scale = (CLIP / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
+        scale = (self.config.clip / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
         if bool((scale < 1).any()):
             for g in grads:
                 g.mul_(scale.view(*scale.shape, *[1] * (g.dim() - 2)))

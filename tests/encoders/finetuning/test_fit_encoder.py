@@ -114,6 +114,31 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(project, name):
         assert torch.allclose(one, other, atol=1e-5 * (1 + float(one.abs().max())))
 
 
+@pytest.mark.parametrize(
+    ("name", "batch_norm", "differs"),
+    [("image", "trained", True), ("image", "frozen", False), ("text", "trained", False)],
+)
+def test_halves_of_a_batch_are_other_steps_if_batch_norms_are_trained_and_that_is_said(
+    project, name, batch_norm, differs, monkeypatch, capsys
+):
+    fit = fit_of(project, name, accumulate=1, batch_size=12, batch_norm=batch_norm)
+    original, calls = type(fit)._accumulated, []
+
+    def once_too_large(self, *args):
+        calls.append(self.piece)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, *args)
+
+    monkeypatch.setattr(type(fit), "_accumulated", once_too_large)
+    gradients(fit)
+    said = capsys.readouterr().err
+    assert calls == [12, 6]
+    assert "batches are now computed in pieces of 6" in said
+    assert ("The steps are not the same" in said) is differs
+    assert ("batch_size = 6" in said) is differs
+
+
 def test_what_is_too_large_for_the_memory_is_computed_in_halves(project, monkeypatch, capsys):
     fit = fit_of(project, "image", accumulate=1, batch_size=12)
     whole = gradients(fit)

@@ -10,10 +10,12 @@ import torch
 from helpers.heads import CONFIGS, WIDTHS, made
 
 from mmfeat.common.labels import decide, sigmoid
-from mmfeat.config.schema import PredictConfig
+from mmfeat.common.losses import class_weights
+from mmfeat.config.schema import LinearConfig, MlpConfig, PredictConfig
 from mmfeat.heads import HEADS, build_head
+from mmfeat.heads.head import log_odds
 from mmfeat.heads.noise import LEVELS, QUIET, Noise, Widths
-from mmfeat.heads.training.fit_heads import fit_head, fit_heads, fit_stacks
+from mmfeat.heads.training.fit_heads import FitData, fit_head, fit_heads, fit_stacks
 from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member, plan_stacks, rates_of
 from mmfeat.metrics import scores
@@ -57,13 +59,13 @@ def test_one_that_stops_early_leaves_the_others_as_they_are():
         np.testing.assert_allclose(head_logits(alone.head, data), head_logits(fit.head, data), atol=2e-4)
 
 
-def test_one_that_diverges_does_not_take_the_others_with_it(monkeypatch):
-    monkeypatch.setattr("mmfeat.heads.training.stack.CLIP", float("inf"))
+def test_one_that_diverges_does_not_take_the_others_with_it():
     data = made()
-    bad = dataclasses.replace(CONFIGS["linear"], lr=10.0, weight_decay=1e8)
-    members = [Member(CONFIGS["linear"]), Member(bad)]
+    unclipped = dataclasses.replace(CONFIGS["linear"], clip=0.0)
+    bad = dataclasses.replace(unclipped, lr=10.0, weight_decay=1e8)
+    members = [Member(unclipped), Member(bad)]
     ((_, (good, failed)),) = list(fit_stacks("linear", data, members))
-    alone = fit_head("linear", data, CONFIGS["linear"])
+    alone = fit_head("linear", data, unclipped)
     assert not good.error
     assert "finite" in failed.error or "nan" in failed.error
     np.testing.assert_allclose(head_logits(good.head, data), head_logits(alone.head, data), atol=2e-4)
@@ -131,3 +133,81 @@ def test_the_figure_that_chooses_is_the_figure_of_the_tables(metric):
     rule = PredictConfig(threshold=0.6)
     expected = [scores(labels, decide(sigmoid(one), 0.6), one).value(metric) for one in logits]
     np.testing.assert_allclose(metric_values(metric, labels, logits, rule=rule), expected, rtol=1e-12)
+
+
+PAPER = {
+    "lr": 0.05,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+    "epochs": 3,
+    "batch_size": 1000,
+    "weights": "paper",
+    "optimizer": "adam",
+    "schedule": "constant",
+    "clip": 0.0,
+    "standardise": False,
+}
+
+
+def loud() -> FitData:
+    """Data whose embeddings are far from standardised, and whose gradients are larger than 1."""
+    data = made()
+    inputs = {name: 3 * x + 1 for name, x in data.inputs.items()}
+    labels = data.labels.clone()
+    labels[::2, 0] = 0  # classes of different frequency have different weights
+    return dataclasses.replace(data, inputs=inputs, labels=labels, val=data.val[:0])
+
+
+def by_hand(data: FitData) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the linear head after three steps of Adam at one rate, written in plain torch."""
+    rows = torch.as_tensor(data.train)
+    x, labels = torch.cat([data.inputs[name][rows] for name in data.widths], 1), data.labels[rows]
+    weights = torch.as_tensor(class_weights(labels.numpy()))
+    output = torch.nn.Linear(x.shape[1], labels.shape[1])
+    with torch.no_grad():
+        output.weight.zero_()
+        output.bias.copy_(log_odds(labels))
+    optimizer = torch.optim.Adam(output.parameters(), lr=PAPER["lr"])
+    for _ in range(PAPER["epochs"]):
+        optimizer.zero_grad()
+        each = torch.nn.functional.binary_cross_entropy_with_logits(output(x), labels.float(), reduction="none")
+        ((each * weights).sum() / (weights * torch.ones_like(each)).sum()).backward()
+        optimizer.step()
+    return output.weight.detach(), output.bias.detach()
+
+
+def test_by_the_papers_settings_a_head_is_adam_at_one_rate_on_raw_embeddings():
+    data = loud()
+    head = fit_head("linear", data, LinearConfig(**PAPER)).head
+    for found, wanted in zip((head.output.weight, head.output.bias), by_hand(data), strict=True):
+        torch.testing.assert_close(found.detach(), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer", "adamw"),
+        ("schedule", "cosine"),
+        ("clip", 0.01),
+        ("standardise", True),
+        ("weights", "none"),
+    ],
+)
+def test_each_of_the_papers_settings_changes_the_fit(key, value):
+    decayed = {**PAPER, "weight_decay": 0.1} if key == "optimizer" else PAPER  # without decay they are one optimizer
+    data = loud()
+    # Adam divides by the size of gradients, so that class weights change nothing in a linear model of each class.
+    before, after = (
+        fit_head("mlp", data, MlpConfig(**settings, hidden=8)).head for settings in (decayed, {**decayed, key: value})
+    )
+    assert not torch.allclose(before.output.weight, after.output.weight, atol=1e-4)
+
+
+def test_standardised_heads_and_others_are_fitted_together():
+    data = loud()
+    configs = [LinearConfig(**{**PAPER, "standardise": scaled}) for scaled in (False, True, False)]
+    together = fit_heads("linear", data, [Member(config, seed) for seed, config in enumerate(configs)])
+    for seed, (config, fit) in enumerate(zip(configs, together, strict=True)):
+        alone = fit_head("linear", data, config, seed=seed)
+        np.testing.assert_allclose(head_logits(fit.head, data), head_logits(alone.head, data), atol=1e-4)
+        assert bool((fit.head.scale_image == 1).all()) is not config.standardise
