@@ -155,7 +155,7 @@ class AblationStudy(Study):
 
     def run(self, project: Project, step: Callable[[str], None]) -> list[Sheet]:
         """See :class:`Study`."""
-        _encode(project, step)
+        project = _encoded(project, step)
         step(self.command)
         result = project.compare_heads(*HEADS)
         models = {model.name: model for model in result.models if model.group == "paper"}
@@ -188,20 +188,20 @@ class SubmissionStudy(Study):
 
     def run(self, project: Project, step: Callable[[str], None]) -> list[Sheet]:
         """See :class:`Study`."""
-        _encode(project, step)
+        begun = _encoded(project, step)
         step(self.commands[0])
-        project.fuse(head="crossattn")
+        begun.fuse(head="crossattn")
         lines: dict[str, MetricRow] = {}
         for key, recipe in (("FM1, before self-training", "fm1"), ("supervised", "fm3")):
             step(f"mmfeat ensemble {recipe}")
-            lines[key] = project.ensemble(recipe).lines[-1]
+            lines[key] = begun.ensemble(recipe).lines[-1]
         step(self.selftrain)
         trained = project.selftrain(yes=True)
         step("mmfeat ensemble fm1")
         final = project.ensemble("fm1")
         lines["selftrained"] = final.lines[-1]
         step(f"mmfeat predict {final.run.name}")
-        made = project.predict(run=final.run.name)
+        made = project.predict(final.run.name)
         notes = [
             "theirs: on Kaggle's 10,000 test images. ours: on val, because Kaggle's labels are not here. To compare, upload "
             f"{', '.join(path.name for path in made.files)}.",
@@ -226,12 +226,24 @@ def _planned(command: str, tables: str, cost: Cost) -> PlannedStep:
     return PlannedStep(command=command, tables=tables, seconds=cost.seconds, what=cost.what)
 
 
-def _encode(project: Project, step: Callable[[str], None]) -> None:
-    """Fine-tune the project's encoders by its settings, and encode."""
-    step("mmfeat finetune")
-    project.finetune()
+def _encoded(project: Project, step: Callable[[str], None]) -> Project:
+    """The project with the encoders of its own fine-tuning, encoded. Those of a later self-training stay in use in its folder."""
+    from mmfeat.training.encoder_rounds import as_before
+    from mmfeat.training.finetune_plan import fit_plan
+
+    before = as_before(project)
+    made = {name: fit_plan(project, name, freeze=False).made for name in (IMAGE, TEXT)}
+    if all(one is not None and before.identity(name).checkpoint == one.name for name, one in made.items()):
+        tables = before.config.encoder
+        pinned = {f"encoder.{name}.checkpoint": tables[name].checkpoint for name in made}
+        own = project.config.encoder
+        project = project.with_settings({k: v for k, v in pinned.items() if own[k.split(".")[1]].checkpoint != v})
+    else:
+        step("mmfeat finetune")
+        project.finetune()
     step("mmfeat extract")
     project.extract()
+    return project
 
 
 def _rounds_cost(project: Project) -> Cost:

@@ -10,7 +10,7 @@ from typing import Any
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.json_shapes import Shape
 from mmfeat.report.markdown import escaped, markdown_table
-from mmfeat.report.table_layout import Table, number, outside, signed, table
+from mmfeat.report.table_layout import Cell, Table, number, outside, table
 
 THEIRS, OURS, DIFFERENCE = "theirs", "ours", "difference"
 _CSV = ("row", "figure", THEIRS, OURS, "ours_low", "ours_high", DIFFERENCE, "note")
@@ -44,13 +44,13 @@ class Figure:
             return None
         return self.ours - self.theirs
 
-    def part(self, name: str, digits: int) -> str:
-        """The text of `theirs`, `ours` (with its interval) or `difference`."""
+    def part(self, name: str, digits: int, *, short: bool = False) -> str:
+        """The text of `theirs`, `ours` (with its interval, unless `short`) or `difference`."""
         if name == DIFFERENCE:
             return "" if self.difference is None else f"{self.difference:+,.{digits}f}"
         value = self.theirs if name == THEIRS else self.ours
         text = number(value, digits, unknown="")
-        if name == OURS and value is not None and self.low is not None and self.high is not None:
+        if name == OURS and not short and value is not None and self.low is not None and self.high is not None:
             return f"{text} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"
         return text
 
@@ -132,16 +132,16 @@ class Sheet:
         return "\n".join([*lines, *(f"- {escaped(note, _LONGEST)}" for note in self.notes), ""])
 
     def table(self) -> Table:
-        """For a terminal: a line for each row, with theirs, ours and the difference of every figure."""
-        rows = []
+        """For a terminal: a line for each row; not by class."""
+        groups, rows = self.groups(), []
         for row in self.rows:
             cells: list[Any] = [outside(row.name)]
-            for title, digits in self.digits.items():
-                figure = row.figures.get(title, Figure())
-                cells += [number(figure.theirs, digits, unknown=""), number(figure.ours, digits, unknown="")]
-                cells += [number(None, unknown="") if figure.difference is None else signed(figure.difference)]
+            for title, parts in groups:
+                one, digits = row.figures.get(title, Figure()), self.digits[title]
+                values = {THEIRS: one.theirs, OURS: one.ours, DIFFERENCE: one.difference}
+                cells += [Cell(one.part(part, digits, short=True), values[part]) for part in parts]
             rows.append([*cells, row.note])
-        head = [self.title, *(f"{title} {part}" for title in self.digits for part in (THEIRS, OURS, DIFFERENCE))]
+        head = [self.title, *(f"{title} {part}" for title, parts in groups for part in parts)]
         return table(head, rows, title=self.title, first="row")
 
     def as_json(self) -> dict[str, Any]:
