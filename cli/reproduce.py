@@ -61,10 +61,11 @@ def _echo_result(result: ReproduceResult) -> None:
     from mmfeat.common.progress import clock
     from mmfeat.common.text import counted
 
-    for sheet in result.sheets:
-        if not sheet.by_class:
-            echo(sheet.table())
-            explain("\n".join(sheet.notes))
+    tables = [sheet for sheet in result.sheets if not sheet.by_class]
+    for sheet in tables:
+        echo(sheet.table())
+        echo("")
+    explain("\n".join(dict.fromkeys(note for sheet in tables for note in sheet.notes)))
     pages = ", ".join(path.name for path in result.files if path.suffix != ".csv")
     made = f"Made {result.folder}: {pages} and a CSV for each of {counted(len(result.files) - 2, 'table')}, in {clock(result.seconds)}."
     echo_next(made, "mmfeat runs")

@@ -9,23 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmfeat.api.paper_studies import (
-    IMAGE,
-    MODELS,
-    TEXT,
-    AblationStudy,
-    EncoderStudy,
-    PlannedStep,
-    SettingsStudy,
-    Study,
-    SubmissionStudy,
-    encoders_step,
-)
+from mmfeat.api.paper_steps import IMAGE, TEXT, PlannedStep, Study, encoders_step
+from mmfeat.api.paper_studies import MODELS, AblationStudy, EncoderStudy, SettingsStudy, SubmissionStudy
 from mmfeat.api.verbs import Project, init
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.files import staging_folder, write_atomic
 from mmfeat.common.progress import clock, quiet, say
-from mmfeat.common.text import counted
+from mmfeat.common.text import counted, shown
 from mmfeat.config.schema import FILE_NAME
 from mmfeat.config.toml_edits import with_values
 from mmfeat.data.demo_data import make_demo
@@ -185,13 +175,15 @@ def about_time(steps: Sequence[PlannedStep]) -> str:
 def _run(project: Project, studies: Sequence[Study], *, overwrite: bool) -> ReproduceResult:
     start, outputs = time.perf_counter(), Outputs(project.config, overwrite=overwrite)
     check_paper(outputs, project.root)
+    for name in (name for study in studies for name in study.files):
+        outputs.check(project.root / name)
     for one in plan_steps(project, studies):
         cost = "-" if one.seconds is None else "made" if not one.seconds else f"about {clock(one.seconds)}"
-        say(f"{one.command[:100]}: {cost}; {one.what}")
+        say(f"{shown(one.command, 100)}: {cost}; {one.what}")
     sheets: list[Sheet] = []
     files: list[Path] = []
     for study in studies:
-        made = study.run(project, lambda command: say(f"$ {command}"))
+        made = study.run(project, lambda command: say(f"$ {command}"), overwrite=overwrite)
         sheets += made
         files = write_paper(outputs, project.root, made)
     return ReproduceResult(

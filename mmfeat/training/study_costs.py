@@ -47,7 +47,7 @@ def comparison_cost(project: Project, names: Sequence[str]) -> Cost:
 
 def sweep_cost(project: Project, name: str, cells: Sequence[dict[str, str]]) -> Cost:
     """The cost of `mmfeat sweep finetune NAME --cell ...`: that of the project's own settings, for each missing cell."""
-    trainer = EncoderTrainer(encoder_grid(project.root, name, {}, cells), 1)
+    trainer = EncoderTrainer(encoder_grid(project.root, name, {}, cells, dry=True), 1)
     n_missing = sum(one.fingerprint not in trainer.kept for one in trainer.planned)
     if not n_missing:
         return Cost(seconds=0.0, what="made")
