@@ -45,7 +45,7 @@ def reproduce_command(
     if dry_run:
         _echo_plan(result)
     else:
-        _echo_result(result)
+        _echo_result(result, own=scale == "paper")
 
 
 def _echo_plan(result: ReproduceDryRun) -> None:
@@ -57,7 +57,10 @@ def _echo_plan(result: ReproduceDryRun) -> None:
     echo_next(result._about(), typed_again())
 
 
-def _echo_result(result: ReproduceResult) -> None:
+def _echo_result(result: ReproduceResult, *, own: bool) -> None:
+    """The tables; `own` is whether the project is that of `--project`."""
+    import shlex
+
     from mmfeat.common.progress import clock
     from mmfeat.common.text import counted
 
@@ -68,4 +71,4 @@ def _echo_result(result: ReproduceResult) -> None:
     explain("\n".join(dict.fromkeys(note for sheet in tables for note in sheet.notes)))
     pages = ", ".join(path.name for path in result.files if path.suffix != ".csv")
     made = f"Made {result.folder}: {pages} and a CSV for each of {counted(len(result.files) - 2, 'table')}, in {clock(result.seconds)}."
-    echo_next(made, "mmfeat runs")
+    echo_next(made, "mmfeat runs" if own else f"mmfeat --project {shlex.quote(str(result.folder.parent))} runs")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmfeat.api.verbs import Project
 from mmfeat.common.text import shown
+from mmfeat.config.presets import PRESETS, toml_text
 from mmfeat.report.paper_sheet import Sheet
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def with_encoders_of(project: Project, run: Run) -> Snapshot:
 
 
 def about(project: Project) -> list[str]:
-    """The rows, and how the project's encoders differ from the paper's."""
+    """The rows, and how the project's encoders and settings differ from the paper's."""
     manifest = project.manifest
     rows = {which: len(manifest.rows(which)) for which in ("train", "val", "unlabelled")}
     notes = ["Rows: " + ", ".join(f"{n:,} {which}" for which, n in rows.items()) + "."]
@@ -128,4 +129,8 @@ def about(project: Project) -> list[str]:
                 f"The {name} encoder is not the paper's ({wanted}): it is {shown(table.model)}{weights}. Differences are "
                 "those of the encoders and the data."
             )
+    settings = PRESETS["paper"].settings
+    own = {key: value for key, value in project.config.dotted() if key in settings and not key.startswith("encoder.")}
+    if others := [f"{key} = {toml_text(value)}" for key, value in own.items() if value != settings[key]]:
+        notes.append(f"Settings that are not the preset's: {shown(', '.join(others), 500)}.")
     return notes
