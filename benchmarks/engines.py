@@ -3,7 +3,7 @@
     python benchmarks/engines.py [IMAGES...] [--image MODEL[:SIZE][=WEIGHTS]]... [--text FOLDER]... [--captions FILE] [--compile]
 
 IMAGES are folders, zip or tar files; by default drawn pictures. CAPTIONS is a CSV file with a column Caption. FOLDER is a
-transformers model; `random` is a BERT of MiniLM's size with random weights. Each engine's rate is that of its fastest batch,
+transformers model; `random` is a BERT of MiniLM's size with random weights, `tiny` a smaller one. Each engine's rate is that of its fastest batch,
 and its agreement with torch in float32 is measured on the same samples. Writes results/engines.json.
 """
 
@@ -48,12 +48,14 @@ def image_encoder(text: str) -> tuple[str, Encoder]:
 
 
 def text_encoder(folder: str, demo: Path) -> tuple[str, Encoder]:
-    """An encoder of a folder, or a random one of MiniLM's size with the demo's tokenizer."""
+    """An encoder of a folder, or a random one with the demo's tokenizer: of MiniLM's size, or the demo's own."""
     title = Path(folder).name
-    if folder == "random":
-        folder, title = str(demo / "text-encoder"), "BERT, 6 layers of 384"
-        file = Path(folder) / "config.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), **MINILM}))
+    if folder in ("random", "tiny"):
+        own = demo / "text-encoder"
+        if folder == "random":
+            file = own / "config.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), **MINILM}))
+        folder, title = str(own), "BERT, 6 layers of 384" if folder == "random" else "tiny BERT"
         table = TextEncoderConfig(model=folder, pretrained="random", precision="mixed")
     else:
         table = TextEncoderConfig(model=str(Path(folder).expanduser().resolve()), precision="mixed")

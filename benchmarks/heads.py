@@ -7,7 +7,8 @@
     python benchmarks/heads.py predict    # 1,000,000 cached rows
 
 With `--project DIR` on a project's cached features, else on random ones of 30,000 x (1792 + 128) with 18 classes. All that is
-compared runs alternately in one process. Prints a table and writes results/heads-PART.json (PART-FOLDER of a project).
+compared runs alternately in one process; `fit` and `grid` run on the GPU, if there is one. `--rows` of random data,
+`--epochs` of `fit` and `--heads` of `grid` make a trial shorter. Prints a table and writes results/heads-PART.json (PART-FOLDER of a project).
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from results_folder import write_results
+from results_folder import device_name, write_results
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from mmfeat.common.devices import torch_device
 from mmfeat.common.losses import masked_loss
-from mmfeat.common.machine import processor
 from mmfeat.common.randomness import id_numbers
 from mmfeat.config.schema import FuseConfig
 from mmfeat.heads import build_head, head_config
@@ -69,6 +70,13 @@ def project_data(folder: str) -> FitData:
     return fit_data(project.feature_table(names, rows), names, torch.device("cpu"), rows)
 
 
+def on_device(data: FitData) -> FitData:
+    """The same data on the GPU, if there is one."""
+    device = torch_device("auto")
+    moved = {part: {n: x.to(device) for n, x in getattr(data, part).items()} for part in ("inputs", "present")}
+    return dataclasses.replace(data, **moved, labels=data.labels.to(device))
+
+
 def settings(name: str, **changes: Any) -> Any:
     """A head's own defaults with some changes."""
     found = head_config(name, FuseConfig())
@@ -77,11 +85,12 @@ def settings(name: str, **changes: Any) -> Any:
 
 def peak_flops(n: int = 2048, repetitions: int = 5) -> float:
     """Floating-point operations a second of a large float32 matrix product: what the arithmetic could reach."""
-    a = torch.randn(n, n)
-    a @ a
+    a = torch.randn(n, n, device=torch_device("auto"))
+    (a @ a).sum().item()  # waits for a GPU
     start = time.perf_counter()
     for _ in range(repetitions):
-        a @ a
+        b = a @ a
+    b.sum().item()
     return 2 * n**3 * repetitions / (time.perf_counter() - start)
 
 
@@ -122,13 +131,22 @@ class _TorchDropout(Noise):
         return functional.dropout(x, getattr(self.config, rate))
 
 
+def moved(batch: Any, device: torch.device) -> Any:
+    """Tensors of a batch, in dicts and lists, on a device."""
+    if isinstance(batch, dict):
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+    return batch.to(device) if isinstance(batch, torch.Tensor) else [moved(part, device) for part in batch]
+
+
 def loader_epochs(name: str, data: FitData, config: Any, epochs: int, file: Path | None) -> list[float]:
     """Seconds of each epoch of the plain loop: DataLoader with two processes, AdamW, figures on val after each."""
+    device = torch_device("auto")
     head = build_head(name, data.widths, data.labels.shape[1], config)
     train = torch.as_tensor(data.train)
     head.fit_standardisation(
         {n: x[train] for n, x in data.inputs.items()}, {n: p[train] for n, p in data.present.items()}
     )
+    head.to(device)
     loader = DataLoader(
         _Rows(data, data.train, file), batch_size=BATCH, shuffle=True, num_workers=2, persistent_workers=True
     )
@@ -137,22 +155,23 @@ def loader_epochs(name: str, data: FitData, config: Any, epochs: int, file: Path
     noise, seconds = _TorchDropout(config), []
     for _ in range(epochs):
         start = time.perf_counter()
-        for inputs, present, labels in loader:
+        for batch in loader:
+            inputs, present, labels = moved(batch, device)
             loss = masked_loss(head.logits(head.standardise(inputs, present), present, noise), labels)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
         with torch.inference_mode():
-            logits = torch.cat([head(inputs, present) for inputs, present, _ in val]).numpy()
+            logits = torch.cat([head(*moved(batch, device)[:2]) for batch in val]).cpu().numpy()
         metrics_of(data.labels[data.val].numpy(), logits, DecisionRule())
         seconds.append(time.perf_counter() - start)
     return seconds
 
 
-def part_fit(data: FitData) -> dict[str, Any]:
+def part_fit(data: FitData, epochs: int) -> dict[str, Any]:
     """One head to its best epoch, and an epoch of it against an epoch of the plain loop."""
-    config = settings("crossattn")
+    config = settings("crossattn", **({"epochs": epochs} if epochs else {}))
     ends = [time.perf_counter()]
 
     class Clock:
@@ -160,7 +179,7 @@ def part_fit(data: FitData) -> dict[str, Any]:
             if note:  # of an epoch
                 ends.append(time.perf_counter())
 
-    (fit,) = fit_heads("crossattn", data, [Member(config)], bar=Clock())
+    (fit,) = fit_heads("crossattn", on_device(data), [Member(config)], bar=Clock())
     ours = np.diff(ends)
     found = {
         "best epoch": fit.best_epoch,
@@ -177,22 +196,23 @@ def part_fit(data: FitData) -> dict[str, Any]:
             for name, x in data.inputs.items():
                 opened.create_dataset(name, data=x.numpy())
         for what, source in (("HDF5 file", file), ("memory", None)):
-            seconds = float(np.median(loader_epochs("crossattn", data, config, 3, source)))
+            seconds = float(np.median(loader_epochs("crossattn", data, config, min(3, config.epochs), source)))
             found[f"seconds an epoch, DataLoader on {what}"] = seconds
             found[f"DataLoader on {what} over ours"] = seconds / found["seconds an epoch"]
     return found
 
 
-def part_grid(data: FitData) -> dict[str, Any]:
-    """64 heads of one shape: 8 learning rates, 4 weight decays, 2 seeds; the same ones one after another."""
+def part_grid(data: FitData, heads: int) -> dict[str, Any]:
+    """64 heads of one shape: 8 learning rates, 4 weight decays, 2 seeds, or the first; the same ones one after another."""
     found: dict[str, Any] = {}
+    data = on_device(data)
     for name, epochs in (("linear", 3), ("crossattn", 1)):
         members = [
             Member(settings(name, lr=lr, weight_decay=decay, epochs=epochs, patience=epochs), seed)
             for lr in np.geomspace(1e-4, 3e-3, 8).tolist()
             for decay in (0.0, 1e-3, 1e-2, 1e-1)
             for seed in (0, 1)
-        ]
+        ][:heads]
         together, fits = timed(lambda name=name, members=members: fit_heads(name, data, members))
         alone, single = timed(lambda name=name, members=members: [fit_heads(name, data, [m])[0] for m in members])
         pairs = zip(fits, single, strict=True)
@@ -253,10 +273,9 @@ def batch_flops(name: str, data: FitData, config: Any, backward: bool = True) ->
     from torch.utils.flop_counter import FlopCounterMode
 
     head = build_head(name, data.widths, data.labels.shape[1], config)
-    batch = torch.arange(BATCH)
-    inputs, present = ({n: t[batch] for n, t in part.items()} for part in (data.inputs, data.present))
+    inputs, present = ({n: t[:BATCH].cpu() for n, t in part.items()} for part in (data.inputs, data.present))
     with FlopCounterMode(display=False) as counter:
-        loss = masked_loss(head(inputs, present), data.labels[batch])
+        loss = masked_loss(head(inputs, present), data.labels[:BATCH].cpu())
         if backward:
             loss.backward()
     return counter.get_total_flops()
@@ -358,14 +377,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--project", default="")
+    parser.add_argument("--rows", type=int, default=30_000, help="of random data")
+    parser.add_argument("--epochs", type=int, default=0, help="of `fit`, at most; 0: the head's own number")
+    parser.add_argument("--heads", type=int, default=64, help="of `grid`")
     arguments = parser.parse_args()
-    data = project_data(arguments.project) if arguments.project else random_data()
+    data = project_data(arguments.project) if arguments.project else random_data(arguments.rows)
+    more = {"fit": {"epochs": arguments.epochs}, "grid": {"heads": arguments.heads}}.get(arguments.part, {})
     rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
     found = {
         "rows": rows,
-        "cpu": processor(),
+        "device": device_name(),
         "threads": torch.get_num_threads(),
-        **PARTS[arguments.part](data),
+        **PARTS[arguments.part](data, **more),
     }
     for what, value in found.items():
         print(f"{what:55s} {value if not isinstance(value, float) else f'{value:.4g}'}")

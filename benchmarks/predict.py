@@ -1,17 +1,28 @@
 """An exported model beside the bare forward passes of its encoders: one item and batches, by torch and by onnxruntime.
 
-    python benchmarks/predict.py PROJECT RUN [--rows N] [--repetitions N] [--archive ZIP]
+    python benchmarks/predict.py PROJECT RUN [--rows N] [--repetitions N] [--archive ZIP] [--out NAME]
+    python benchmarks/predict.py PROJECT RUN --engines [--rows N] [--repetitions N] [--out NAME]
 
 Exports the run to a temporary folder in each form, and takes images and captions from the project's val rows; images are
 decoded beforehand. For each runtime, alternating:
 
 - bare: the encoders' forward passes of the same items, in batches of the same sizes, prepared and on the device before;
 - end to end: `Predictor.predict` from decoded images and captions to probabilities and opinions;
-- for one item also from the bytes of its file;
-- the default engine (measured before) over the engine torch, end to end.
+- for one item also from the bytes of its file.
+
+With --engines nothing of this, but the default engine over torch: `Predictor.predict` by the engines of `Predictor.load(MODEL)`,
+once it has selected them (as a server does when it starts) and they have agreed with torch, over the same folder's encoders
+by eager torch in float32, which version 0.1 did; batches, and one item. For the table of benchmarks/README.md:
+
+    python benchmarks/predict.py FLOAT32 crossattn-1 --engines --rows 256 --out float32
+    python benchmarks/predict.py MIXED crossattn-1 --engines --rows 256 --out mixed
+
+FLOAT32 and MIXED are projects whose encoders have `precision = "float32"` and `"mixed"`. What engines were measured before is
+not read: the cache folder is a temporary one.
 
 Figures are medians over the repetitions, ratios those of neighbours in time. With --archive (a zip file of JPEG files) the
-server's throughput beside the Predictor's own is measured as well, by serve_load.py. Writes benchmarks/results/predict-RUN.json (or --out).
+server's throughput beside the Predictor's own is measured as well, by serve_load.py. Writes benchmarks/results/predict-RUN.json
+or predict-engines-RUN.json (or --out in place of RUN).
 """
 
 from __future__ import annotations
@@ -36,6 +47,8 @@ from results_folder import device_name, write_results
 from mmfeat.common.devices import torch_device
 from mmfeat.common.extras import require
 from mmfeat.encoders.batches import groups_of
+from mmfeat.encoders.engines import engine_class
+from mmfeat.encoders.engines.selection import Selected
 from mmfeat.encoders.image_decoding import decode_image
 from mmfeat.encoders.kinds import modality_kind
 from mmfeat.predictor import Predictor
@@ -110,30 +123,53 @@ def measure(predictor: Predictor, blobs: list[bytes], captions: list[str], repet
     }
 
 
+def by_torch(model: Path) -> Predictor:
+    """A predictor whose encoders are executed by eager torch in float32, whatever their precision class."""
+    predictor = Predictor.load(model, engine="torch")
+    networks = predictor.networks
+    for name, encoder in networks.encoders.items():
+        read = networks.tokens.get(name)
+        choices = engine_class("torch").choices(encoder, networks.device)
+        usual = next(one for one in choices if one.arithmetic == "float32")
+        engine = engine_class("torch")(encoder, networks.device, usual, tokens=read.number if read else 0)
+        networks._selected[name] = Selected(engine, 0)
+    return predictor
+
+
 def by_engines(model: Path, blobs: list[bytes], captions: list[str], repetitions: int) -> dict[str, Any]:
-    """End to end with the engine that `auto` selects over torch: batches, and one item."""
+    """End to end with the engines that are selected by default over torch in float32: batches, and one item."""
     images = [decode_image(blob) for blob in blobs]
-    found = {"torch": Predictor.load(model, engine="torch"), "auto": Predictor.load(model)}
-    found["auto"].select_engines()
-    times: dict[str, list[float]] = {f"{name}, {what}": [] for name in found for what in ("batches", "one")}
-    for repetition in range(repetitions + 1):  # the first warms up
-        for name, one in found.items():
-            spent = {
-                "batches": seconds(lambda one=one: one.predict(images, captions)),
-                "one": seconds(lambda one=one: [one.predict(images[i], captions[i]) for i in range(ONE)]),
-            }
-            for what in spent if repetition else ():
-                times[f"{name}, {what}"].append(spent[what])
-    ratios = {
-        what: [a / b for a, b in zip(times[f"torch, {what}"], times[f"auto, {what}"], strict=True)]
-        for what in ("batches", "one")
+    found = {"torch": by_torch(model), "default": Predictor.load(model)}
+    selecting = seconds(found["default"].select_engines)
+    calls = {
+        "batches": lambda one: one.predict(images, captions),
+        "one item": lambda one: [one.predict(images[i], captions[i]) for i in range(ONE)],
     }
-    return {
-        "engines": found["auto"].networks.engines,
-        **{
-            f"auto over torch, {what}": {"median": statistics.median(r), "all": sorted(r)} for what, r in ratios.items()
-        },
+    for call in calls.values():  # warms up; engines end their trial
+        for one in found.values():
+            call(one)
+    loading = {}
+    for name in ("torch", "default"):  # the default one knows its engines now
+        start = time.perf_counter()
+        one = Predictor.load(model, engine="torch") if name == "torch" else Predictor.load(model)
+        loaded = time.perf_counter()
+        one.predict(images[0], captions[0])
+        loading[name] = {"load, s": loaded - start, "first item, s": time.perf_counter() - loaded}
+    results: dict[str, Any] = {
+        "engines": {name: one.networks.engines for name, one in found.items()},
+        "seconds to select": selecting,
+        "loading": loading,
     }
+    for what, call in calls.items():
+        times: dict[str, list[float]] = {name: [] for name in found}
+        for _ in range(repetitions):
+            for name, one in found.items():
+                times[name].append(seconds(lambda call=call, one=one: call(one)))
+        ratios = [a / b for a, b in zip(times["torch"], times["default"], strict=True)]
+        n = len(images) if what == "batches" else ONE
+        results[f"default over torch in float32, {what}"] = {"median": statistics.median(ratios), "all": sorted(ratios)}
+        results[f"items a second, {what}"] = {name: n / statistics.median(one) for name, one in times.items()}
+    return results
 
 
 def served(model: Path, archive: str) -> dict[str, float] | None:
@@ -150,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("project", type=Path)
     parser.add_argument("run")
+    parser.add_argument("--engines", action="store_true", help="measure the default engine over torch in float32")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--out", default="", help="the name of the results; by default that of the run")
@@ -163,15 +200,20 @@ def main() -> None:
     sizes, differences, found = {}, {}, {}
     load = os.getloadavg()[0]  # of others: the machine may be shared
     with tempfile.TemporaryDirectory() as folder:
-        for runtime, dtype in FORMS:
+        os.environ.setdefault("HF_HOME", str(Path("~/.cache/huggingface").expanduser()))  # models stay where they are
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        for runtime, dtype in FORMS[: 1 if arguments.engines else None]:
             one = export(project, arguments.run, Path(folder) / f"{runtime}-{dtype}", dtype=dtype, format=runtime)
             sizes[f"{runtime}, {dtype}"] = one.size_mb
             differences[f"{runtime}, {dtype}"] = one.difference
-        for runtime in ("torch", "onnx"):
-            predictor = Predictor.load(Path(folder) / f"{runtime}-float32", engine=ENGINE[runtime])
-            found[runtime] = measure(predictor, blobs, captions, arguments.repetitions)
-        engines = by_engines(Path(folder) / "torch-float32", blobs, captions, arguments.repetitions)
-        server = served(Path(folder) / "torch-float32", arguments.archive) if arguments.archive else None
+        model, server = Path(folder) / "torch-float32", None
+        if arguments.engines:
+            found = by_engines(model, blobs, captions, arguments.repetitions)
+        else:
+            for runtime in ("torch", "onnx"):
+                predictor = Predictor.load(Path(folder) / f"{runtime}-float32", engine=ENGINE[runtime])
+                found[runtime] = measure(predictor, blobs, captions, arguments.repetitions)
+            server = served(model, arguments.archive) if arguments.archive else None
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -191,10 +233,9 @@ def main() -> None:
         "size, MB": sizes,
         "largest difference of a probability from the cached features": differences,
         **found,
-        "engines": engines,
         "server": server,
     }
-    write_results(f"predict-{arguments.out or arguments.run}", results)
+    write_results(f"predict-{'engines-' if arguments.engines else ''}{arguments.out or arguments.run}", results)
     print(json.dumps(results, indent=2))
 
 

@@ -18,13 +18,12 @@ from mmfeat.encoders.weights import digest_of, read_tensors
 from mmfeat.store.keys import EncoderSpec
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_TF32 = "tf32"
 
 
 def fast_arithmetics(device: torch.device) -> list[str]:
     """The arithmetic that torch computes faster than float32 on a device, for the precision class `mixed`."""
     if device.type == "cuda":
-        return ["bfloat16" if torch.cuda.is_bf16_supported() else "float16", _TF32]
+        return ["bfloat16" if torch.cuda.is_bf16_supported() else "float16", "tf32"]
     native = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return ["bfloat16"] if native else []
 
@@ -80,16 +79,19 @@ class Encoder(nn.Module):
         """The pooling that turns the network's output into one vector."""
         raise NotImplementedError
 
-    def autocast(self, device: torch.device, arithmetic: str = "") -> contextlib.AbstractContextManager:
+    @contextlib.contextmanager
+    def autocast(self, device: torch.device, arithmetic: str = "") -> Iterator[None]:
         """The context of a forward pass in some arithmetic; by default the usual one of the encoder's precision class."""
         arithmetic = arithmetic or self.precision
         if arithmetic == MIXED:
             arithmetic = next(iter(fast_arithmetics(device)), "float32")
-        if arithmetic == _TF32:
-            return _with_tf32()
-        if arithmetic == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, _AUTOCAST[arithmetic])
+        cast = tf32 = contextlib.nullcontext()
+        if arithmetic in _AUTOCAST:
+            cast = torch.autocast(device.type, _AUTOCAST[arithmetic])
+        if device.type == "cuda":
+            tf32 = _tf32(self.precision == MIXED and arithmetic != "float32")
+        with tf32, cast:
+            yield
 
     def pieces(self, batch: dict[str, Tensor], size: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Split a batch into pieces of `size` samples: positions `(n,)` int64 and the inputs of `forward`."""
@@ -175,13 +177,13 @@ class Encoder(nn.Module):
 
 
 @contextlib.contextmanager
-def _with_tf32() -> Iterator[None]:
-    """Matrix products and convolutions of float32 in TF32, during the block."""
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU computes float32 in TF32, during the block. By default torch does so in convolutions alone."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
-            backend.allow_tf32 = True
+            backend.allow_tf32 = allowed
         yield
     finally:
         for backend, allowed in zip(backends, before, strict=True):

@@ -108,8 +108,9 @@ class ImagePreparation:
     @staticmethod
     def is_flat(prepared: Tensor) -> bool:
         """Whether a prepared image `(3, H, W)` has nearly one colour: no channel's standard deviation reaches 1 of 255."""
-        thinned = prepared[:, ::8, ::8]  # enough for nearly all images, in a fraction of the time
-        return all(bool((p.float().flatten(1).std(1, unbiased=False) < FLAT).all()) for p in (thinned, prepared))
+        pixels = prepared.numpy()  # torch takes three times as long for so few numbers
+        thinned = pixels[:, ::8, ::8]  # enough for nearly all images, in a fraction of the time
+        return all(bool((p.reshape(len(p), -1).std(1) < FLAT).all()) for p in (thinned, pixels))
 
     def collate(self, prepared: list[Tensor]) -> dict[str, Tensor]:
         """`pixels (B, 3, H, W)` uint8."""

@@ -113,7 +113,9 @@ class TorchNetworks:
                 )
             return self._selections[name]
 
-    def select(self, name: str, n: int, prepared: Callable[[], list[Any]], long: float = LONG) -> None:
+    def select(
+        self, name: str, n: int, prepared: Callable[[], list[Any]], long: float = LONG, *, generated: bool = False
+    ) -> None:
         """Select an encoder's engine for `n` samples, once the engine is known or the work is long.
 
         Parameters
@@ -122,12 +124,14 @@ class TorchNetworks:
             Some prepared samples.
         long : float
             Seconds of work with torch from which on engines are measured.
+        generated : bool
+            Whether the samples are made up: torch answers until the engine has agreed with it on real ones.
         """
         selection = self.selection(name)
         with self._lock:
             known = self._selected.get(name)
             if known is None or (self.engine == AUTO and known.is_usual and selection.may_measure(n, long)):
-                self._selected[name] = selection.select(n, prepared, long=long)
+                self._selected[name] = selection.select(n, prepared, long=long, generated=generated)
 
     @property
     def engines(self) -> dict[str, str]:
@@ -190,7 +194,9 @@ class OnnxNetworks:
         """None: heads that read tokens are not exported to ONNX."""
         return {}
 
-    def select(self, name: str, n: int, prepared: Callable[[], list[Any]], long: float = 0.0) -> None:
+    def select(
+        self, name: str, n: int, prepared: Callable[[], list[Any]], long: float = 0.0, *, generated: bool = False
+    ) -> None:
         """Nothing: onnxruntime is the only engine."""
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,8 @@ class Predictor:
     def select_engines(self) -> dict[str, str]:
         """Measure the engines of each encoder on generated samples if the fastest is not known; for a server that starts.
 
+        An engine that was measured so answers once it has agreed with torch on the first real samples; torch answers before.
+
         Returns
         -------
         dict of str to str
@@ -227,7 +230,8 @@ class Predictor:
         """
         for name, kind in self.kinds.items():
             preparation = self.networks.preparations[name]
-            self.networks.select(name, _MANY, lambda kind=kind, preparation=preparation: kind.generated(preparation))
+            samples = functools.partial(kind.generated, preparation)
+            self.networks.select(name, _MANY, samples, generated=True)
         return self.networks.engines
 
     def _prepared(self, name: str, sample: Any) -> Any:

@@ -395,3 +395,26 @@ def test_estimating_changes_no_weight(project):
     )
     assert fit.estimate() > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("precision", "arithmetic", "tf32"),
+    [
+        ("float32", "", False),
+        ("float32", "float32", False),
+        ("bfloat16", "", False),
+        ("mixed", "float32", False),
+        ("mixed", "tf32", True),
+        ("mixed", "bfloat16", True),
+        ("mixed", "float16", True),
+    ],
+)
+def test_a_gpu_computes_in_tf32_only_where_the_precision_class_allows_it(tmp_path, precision, arithmetic, tf32):
+    encoder = image_encoder(tmp_path, dataclasses.replace(TINY, precision=precision))
+    flags = lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)  # noqa: E731
+    before = flags()
+    with encoder.autocast(torch.device("cuda"), arithmetic):
+        assert flags() == (tf32, tf32)
+    assert flags() == before
+    with encoder.autocast(CPU, "float32"):
+        assert flags() == before

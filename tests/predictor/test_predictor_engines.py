@@ -63,6 +63,22 @@ def test_a_server_that_starts_measures_on_made_up_samples(exported):
     assert len(model.predict(FEW, WORDS)) == 7
 
 
+def test_an_engine_measured_on_made_up_samples_is_known_to_others_once_it_agreed_on_real_ones(exported, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(selection, "_rate", lambda engine, *_: float(engine.choice.engine == "onnxruntime"))
+    wanted = Predictor.load(exported, engine="torch").predict(FEW * 6, WORDS * 6)
+    server = Predictor.load(exported)
+    engines = server.select_engines()
+    assert engines["image"] == "onnxruntime float32"
+    other = Predictor.load(exported)
+    other.predict(FEW[0])
+    assert other.networks.engines["image"] == "torch float32"
+    assert np.abs(server.predict(FEW * 6, WORDS * 6).probs - wanted.probs).max() < 1e-4
+    other = Predictor.load(exported)
+    other.predict(FEW[0])
+    assert other.networks.engines["image"] == engines["image"]
+
+
 def test_an_unknown_engine_is_one_line(exported, exported_onnx):
     with pytest.raises(
         ConfigError, match=r"^engine = 'tensorrt'\. Use one of: auto, torch, compile, onnxruntime, openvino$"

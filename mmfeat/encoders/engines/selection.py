@@ -22,6 +22,7 @@ from mmfeat.common.remembered import Remembered
 from mmfeat.encoders.encoder import Encoder
 from mmfeat.encoders.engines.agreement import disagreement
 from mmfeat.encoders.engines.engine import Choice, Engine, engine_class, engines
+from mmfeat.encoders.engines.trial import OnTrial
 from mmfeat.encoders.kinds import encoder_kind
 from mmfeat.store.keys import EncoderSpec
 
@@ -33,6 +34,7 @@ _FEW = 256  # samples below which nothing is measured
 _CLOSE = 0.97  # a smaller batch that is nearly as fast is preferred, since it saves memory
 _BATCHES = 3  # that are measured at least
 _REMEMBERED = 500
+_TRIAL = "trial"  # of a remembered value: choices that were measured on generated samples, the fastest first
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ class EngineSelection:
         tune: bool = False,
         earlier: Iterable[str] = (),
         long: float = LONG,
+        generated: bool = False,
     ) -> Selected:
         """The engine for `n_rows` rows.
 
@@ -177,13 +180,15 @@ class EngineSelection:
             :attr:`Choice.record` of features that this machine has stored.
         long : float
             Seconds of work with torch from which on engines are measured.
+        generated : bool
+            Whether the samples are made up: the engine is then on trial until it has agreed with torch on real ones.
 
         Raises
         ------
         EncoderError
             The engine that was asked for does not agree with torch, or cannot execute the network.
         """
-        if not tune and (found := self._remembered()):
+        if not tune and (found := self._remembered(generated)):
             return found
         if not tune and not self.may_measure(n_rows, long):
             return self.usual()
@@ -202,41 +207,72 @@ class EngineSelection:
         opened: dict[str, Engine] = {}
         for choice in choices:
             try:
-                engine = opened[str(choice)] = self._checked(choice, samples, reference)
+                engine = opened[str(choice)] = self._checked(choice, samples, reference, generated=generated)
             except Exception as error:  # libraries have errors of their own
                 if self.asked != AUTO and choice is choices[-1] and not measured:
                     raise EncoderError(f"{self.encoder.architecture}: {choice}: {one_line(error)}") from None
                 say(f"{self.encoder.architecture}: {choice} is left out: {one_line(error)}")
                 continue
             measured += self._measured(engine, samples, sizes, budget)
-        return self._fastest(measured, opened)
+        return self._fastest(measured, opened, generated)
 
-    def _remembered(self) -> Selected | None:
-        """The fastest engine of an earlier measurement on this machine; None if there is none."""
+    def _remembered(self, generated: bool) -> Selected | None:
+        """The fastest engine of an earlier measurement on this machine; None if there is none.
+
+        One that was measured on generated samples serves only those who would measure on them again.
+        """
         found = self._memory.recall(self._place, self._made_from)
-        if found is None:
+        if found is None or (_TRIAL in found and not generated):
             return None
         try:
+            if _TRIAL in found:
+                return Selected(self._on_trial([Choice(**one) for one in found[_TRIAL]]), int(found["batch_size"]))
             return Selected(self._open(Choice(**found["choice"])), int(found["batch_size"]))
         except Exception as error:
             say(f"{self.encoder.architecture}: {found['choice']['engine']} cannot be used: {one_line(error)}")
             return None
 
-    def _fastest(self, measured: list[Measured], opened: dict[str, Engine]) -> Selected:
+    def _fastest(self, measured: list[Measured], opened: dict[str, Engine], generated: bool) -> Selected:
         if not measured:
             return self.usual()
         measured = sorted(measured, key=lambda one: -one.rate)
         close = [one for one in measured if one.rate >= _CLOSE * measured[0].rate]
         best = min(close, key=lambda one: one.batch_size)
-        self._memory.remember(
-            self._place, {"choice": best.choice.values, "batch_size": best.batch_size}, self._made_from
-        )
+        measured = [best, *(one for one in measured if one is not best)]
+        if generated:
+            engine = self._on_trial([one.choice for one in measured], opened)
+        else:
+            self._remember(best.choice, best.batch_size)
+            engine = opened[str(best.choice)]
+            self.encoder.set_speed(**best.choice.settings)
+        return Selected(engine, best.batch_size, measured, missing=self._missing())
+
+    def _remember(self, choice: Choice, batch_size: int, trial: Sequence[Choice] = ()) -> None:
+        """Remember a choice, or those to try, the fastest first."""
+        value = {"choice": choice.values, "batch_size": batch_size}
+        more = {_TRIAL: [one.values for one in trial]} if trial else {}
+        self._memory.remember(self._place, {**value, **more}, self._made_from)
         self._memory.save()
-        engine = opened[str(best.choice)]
-        self.encoder.set_speed(**best.choice.settings)
-        return Selected(
-            engine, best.batch_size, [best, *(one for one in measured if one is not best)], missing=self._missing()
-        )
+
+    def _on_trial(self, choices: Sequence[Choice], opened: dict[str, Engine] | None = None) -> Engine:
+        """The first of some choices, in use once it has agreed with torch on real samples; if it does not, the next one."""
+        first, *others = choices
+        reference = self._torch_choice()
+        if first.record == reference.record:  # nothing to compare
+            self._remember(first, self.usual_size)
+            return self._open(first)
+        engine = (opened or {}).get(str(first)) or self._open(first)
+
+        def decide(tried: Engine, why: str) -> Engine:
+            if not why:
+                self._remember(first, self.usual_size)
+                self.encoder.set_speed(**first.settings)
+                return tried
+            say(f"{self.encoder.architecture}: {first} is left out: {why}")
+            return self._on_trial(others) if others else self._open(reference)
+
+        self._remember(first, self.usual_size, choices)
+        return OnTrial(engine, self._open(reference), decide)
 
     def _missing(self) -> str:
         """An engine for exported graphs that is not installed, if this encoder can be exported."""
@@ -249,22 +285,25 @@ class EngineSelection:
         spec = self._spec if engine.exported else self._known_spec
         return engine(self.encoder, self.device, choice, tokens=self.tokens, spec=spec)
 
-    def _checked(self, choice: Choice, samples: list[Any], reference: np.ndarray) -> Engine:
+    def _checked(self, choice: Choice, samples: list[Any], reference: np.ndarray, *, generated: bool) -> Engine:
         """An engine whose embeddings agree with the reference. Raises whatever the engine raises, or EncoderError."""
         engine = self._open(choice)
         found = self._embeddings(engine, samples)
-        if why := disagreement(found, reference, choice.arithmetic):
+        if why := disagreement(found, reference, choice.arithmetic, generated=generated):
             raise EncoderError(why)
         return engine
 
     def _reference(self, samples: list[Any]) -> tuple[np.ndarray, float]:
         """Embeddings of torch, in float32 if the precision class allows it, and its rows per second."""
-        choices = engine_class(TORCH).choices(self.encoder, self.device)
-        engine = self._open(next((one for one in choices if one.arithmetic == "float32"), choices[0]))
+        engine = self._open(self._torch_choice())
         engine.encode(self.encoder.collate(samples[:1]))
         begin = time.perf_counter()
         found = self._embeddings(engine, samples)
         return found, len(samples) / (time.perf_counter() - begin)
+
+    def _torch_choice(self) -> Choice:
+        choices = engine_class(TORCH).choices(self.encoder, self.device)
+        return next((one for one in choices if one.arithmetic == "float32"), choices[0])
 
     def _embeddings(self, engine: Engine, samples: list[Any]) -> np.ndarray:
         parts = (samples[start : start + self.usual_size] for start in range(0, len(samples), self.usual_size))

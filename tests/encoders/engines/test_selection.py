@@ -12,6 +12,7 @@ from helpers.encoders import CPU, image_encoder
 from mmfeat.common.errors import ConfigError, EncoderError
 from mmfeat.encoders.batches import Encoded
 from mmfeat.encoders.engines import engine, selection
+from mmfeat.encoders.engines.agreement import disagreement
 from mmfeat.encoders.engines.engine import Choice, Engine, engine_class
 from mmfeat.encoders.engines.selection import EngineSelection
 
@@ -46,6 +47,8 @@ def fakes(monkeypatch):
                 self.torch = real(self.encoder, self.device, real.choices(self.encoder, self.device)[0])
 
             def encode(self, batch):
+                if faults.get(title) == "breaks":
+                    raise RuntimeError("no memory\nat 0x0")
                 time.sleep(SECONDS[title])
                 found = self.torch.encode(batch).embeddings
                 return Encoded(found * 1.01 if faults.get(title) == "differs" else found)
@@ -149,3 +152,48 @@ def test_torch_that_was_asked_for_reads_no_sample_and_measures_nothing(tmp_path)
     encoder = image_encoder(tmp_path).eval()
     found = EngineSelection(encoder, CPU, "torch").select(10**7, refuse)
     assert (found.engine.choice, found.measured) == (Choice("torch", "float32", {"channels_last": True}), ())
+
+
+def encoded(engine, start, n=16):
+    """Embeddings of some of the samples, by an engine."""
+    return engine.encode(engine.encoder.collate(samples()[start : start + n])).embeddings
+
+
+def test_an_engine_measured_on_generated_samples_is_on_trial_until_it_agrees_on_real_ones(fakes, tmp_path, monkeypatch):
+    found = select(tmp_path, generated=True)
+    assert found.engine.choice == Choice("onnxruntime", "float32")
+    assert select(tmp_path, n_rows=3).engine.choice.engine == "torch"  # whoever has real samples selects for himself
+    again = select(tmp_path, generated=True)  # remembered for the next server
+    assert (again.engine.choice.engine, again.summary) == ("onnxruntime", "")
+    wanted = [encoded(select(tmp_path, asked="torch").engine, start) for start in (0, 16, 24)]
+    calls = []
+    monkeypatch.setattr(time, "sleep", calls.append)
+    assert np.array_equal(encoded(again.engine, 0), wanted[0])
+    assert np.array_equal(encoded(again.engine, 16), wanted[1])
+    assert calls == [0.1, 0.001, 0.1, 0.001]  # torch and the engine, 32 samples
+    assert np.array_equal(encoded(again.engine, 24), wanted[2])
+    assert calls[4:] == [0.001]
+    assert select(tmp_path, n_rows=3).engine.choice.engine == "onnxruntime"
+
+
+@pytest.mark.parametrize("fault", ["breaks", "differs"])
+def test_an_engine_that_fails_its_trial_answers_nothing_and_the_next_is_tried(fakes, tmp_path, capsys, fault):
+    found = select(tmp_path, generated=True)
+    wanted = encoded(select(tmp_path, asked="torch").engine, 0)
+    fakes["onnxruntime"] = fault
+    for _ in range(5):
+        assert np.array_equal(encoded(found.engine, 0), wanted)
+    assert found.engine.choice.engine == "openvino"
+    assert select(tmp_path, n_rows=3).engine.choice.engine == "openvino"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("test_efficientnet: onnxruntime (float32) is left out: ")
+
+
+def test_of_generated_samples_the_median_cosine_of_fast_arithmetic_does_not_count():
+    reference = np.random.default_rng(0).normal(size=(64, 100))
+    near = reference + np.random.default_rng(1).normal(size=(64, 100)) * 0.06
+    assert "in the median" in disagreement(near, reference, "bfloat16")
+    assert not disagreement(near, reference, "bfloat16", generated=True)
+    assert disagreement(near, reference, "float32", generated=True)
+    assert disagreement(near + 3 * (near[:, :1] > 0), reference, "bfloat16", generated=True)
