@@ -40,7 +40,7 @@ def heads_command(context: click.Context, names: tuple[str, ...], overwrite: boo
     project = open_project(context, options, ("fuse.inputs", "fuse.seeds", *tables, "predict", *TOP))
     result = compare_heads(project, list(names), overwrite=overwrite)
     _echo_failed(result)
-    echo(result.table.main)
+    _echo_tables(result)
     explain(result.table.notes)
     echo_next(_made(project, result), result.after)
 
@@ -78,12 +78,11 @@ def encoders_command(
     result = compare_encoders(project, list(names), freeze=freeze, seeds=seeds, overwrite=overwrite)
     _echo_failed(result)
     table = result.table
-    echo(table.main)
-    explain(f"{table.notes}\n")
-    for further in (table.further, table.by_class):
-        echo(further)
-        echo("")
+    _echo_tables(result)
+    echo("")
+    echo(table.by_class)
     explain(table.about_classes)
+    explain(f"\n{table.notes}\n")
     for line in table.layout.conclusions:
         echo(line)
     if use is None:
@@ -99,6 +98,13 @@ def encoders_command(
         "; ".join(one.made for one in used) + ".",
         after_finetune(project.reopened()) if all(one.in_use for one in used) else "mmfeat status",
     )
+
+
+def _echo_tables(result: ComparisonResult) -> None:
+    echo(result.table.main)
+    for further in filter(None, (result.table.further, result.table.in_sample)):
+        echo("")
+        echo(further)
 
 
 def _echo_failed(result: ComparisonResult) -> None:

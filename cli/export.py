@@ -25,7 +25,7 @@ from mmfeat.config.read_keys import decision_keys
     type=click.Choice(["torch", "onnx"]),
     help="What executes the model. [default: torch]",
 )
-@setting_options(*DECISION, top=("metric", "device"))
+@setting_options(*DECISION, top=("metric", "device", "heads_dtype"))
 @click.pass_context
 def export_command(context: click.Context, run: str, destination: str, dtype: str, format: str, **options: Any) -> None:
     """Write RUN to DIR: encoders, heads, preprocessing, classes and a model card.
@@ -39,17 +39,22 @@ def export_command(context: click.Context, run: str, destination: str, dtype: st
     from mmfeat.predictor.card import limit_text
     from mmfeat.workflows.export import export
 
-    project = open_project(context, options, lambda config: (*decision_keys(config, True), "limit_mb"))
+    project = open_project(context, options, lambda config: (*decision_keys(config, True), "limit_mb", "heads_dtype"))
     limit = project.config.limit_mb
     result = export(project, run, destination, dtype=dtype, format=format)
     then = f"mmfeat predict new.csv --model {shlex.quote(shown(result.folder, 200))}"
     if not result.made:
-        echo_next(f"Already made from the same: {shown(result.folder, 200)} ({result.size_mb:,.1f} MB).", then)
+        size = limit_text(result.size_mb, limit).rstrip(".")
+        echo_next(f"Already made from the same: {shown(result.folder, 200)} ({size}).", then)
         return
     form = " as ONNX" if format == "onnx" else ""
-    echo(f"{run}: {', '.join(result.encoders)} and heads in {dtype}{form}; {limit_text(result.size_mb, limit)}")
+    heads = project.config.heads_dtype if dtype == "float32" else dtype
+    what = ", ".join(result.encoders) + (" and heads" if heads == dtype else "")
+    dtypes = f"{dtype}{form}" if heads == dtype else f"{dtype}{form}, heads in {heads}"
+    echo(f"{run}: {what} in {dtypes}; {limit_text(result.size_mb, limit)}")
     if 0 < limit < result.size_mb and dtype == "float32":
-        echo("To halve it: --dtype float16")
+        also = "" if heads == "float16" else "; to halve only its heads: --heads-dtype float16"
+        echo(f"To halve it: --dtype float16{also}")
     if result.unchecked:
         echo(f"Not compared with the cached features: {shown(result.unchecked, 200)}")
     else:

@@ -40,6 +40,7 @@ _TOP = {
     "metric": "The metric to select by.",
     "seed": "Seed of everything random.",
     "device": "The device to compute on.",
+    "heads_dtype": "Type of the stored weights of heads and linear probes, if --dtype is float32.",
     "engine": "The library that executes encoders. auto: the fastest, measured if the work is long.",
 }
 DECISION = (

@@ -51,7 +51,7 @@ def runs_command(
     """List runs and encoders by the project's metric, best first, with the size of the whole model."""
     from mmfeat.workflows import runs as workflow
 
-    project = open_project(context, options, ("predict", "metric", "device", "limit_mb"))
+    project = open_project(context, options, ("predict", "metric", "device", "limit_mb", "heads_dtype"))
     if rename or delete or note:
         if rename:
             changed = workflow.rename(project, *rename)
@@ -72,10 +72,8 @@ def _echo_list(result: RunsResult) -> None:
     echo(_table(result))
     if scored := list(_scored(result).values()):
         explain(about_metrics(scored[0], result.selection))
-    if result.n_over:
-        are = "is" if result.n_over == 1 else "are"
-        of = f"{result.n_over:,} of {counted(len(result.runs), 'model')}"
-        explain(f"{of} {are} over the limit of {result.limit_mb:g} MB (limit_mb).")
+    if result.about_limit:
+        explain(result.about_limit)
     on_val = f"on {counted(result.n_val, 'val row')}, best {metric_title(result.metric)} first"
     order = on_val if result.n_val else "newest first: there are no val rows to rank by"
     order = f"sorted by {result.sort}" if result.sort else order

@@ -108,7 +108,7 @@ def finetune_command(
     """
     from mmfeat.inference.next_commands import after_finetune
     from mmfeat.report.sweep_table import sweep_table
-    from mmfeat.training.sweep_encoders import IN_SAMPLE
+    from mmfeat.training.in_sample import IN_SAMPLE
     from mmfeat.workflows.sweep_finetune import best_is_in_use, sweep_finetune, use_cell
 
     overrides = overrides_of(options)

@@ -25,8 +25,6 @@ from mmfeat.report.paper_figures import PaperTable, paper_table
 from mmfeat.report.paper_sheet import Sheet
 
 if TYPE_CHECKING:
-    from mmfeat.project.project import Project as Snapshot
-    from mmfeat.runs.comparison import ScoredModel
     from mmfeat.runs.sweep import SweptCell
     from mmfeat.training.study_costs import Cost
 
@@ -128,7 +126,7 @@ class AblationStudy(Study):
         notes = [*about(project), *(f"Not compared: {name}: {why}" for name, why in result.failed.items())]
         classes = project.manifest.classes
         return [
-            paper_rows.ablation_sheet(paper_table(5), models, _training_seconds(before_rounds(project), models), notes),
+            paper_rows.ablation_sheet(paper_table(5), models, notes),
             paper_rows.model_class_sheet(paper_table(14), models, classes, notes),
         ]
 
@@ -211,16 +209,3 @@ def _cells(table: PaperTable) -> list[dict[str, str]]:
     return [
         {key: f"{v:g}" if isinstance(v, float) else str(v) for key, v in row.settings.items()} for row in table.rows
     ]
-
-
-def _training_seconds(project: Snapshot, models: dict[str, ScoredModel]) -> dict[str, float]:
-    """Seconds of training of each model of the ablation, with its encoders: the paper's time is not defined."""
-    encoders = {}
-    for name in (IMAGE, TEXT):
-        checkpoint = project.checkpoint(project.identity(name))
-        encoders[name] = checkpoint.record["seconds"] if checkpoint is not None else 0.0
-    both = sum(encoders.values())
-    return {
-        name: encoders.get(name, both) + (model.kept.seconds or 0.0 if name not in encoders else 0.0)
-        for name, model in models.items()
-    }

@@ -139,7 +139,9 @@ class RunVerbs(OpenProject):
         from mmfeat.workflows.runs import runs
 
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        return runs(self._snapshot(settings, options, ("predict", "metric", "device", "limit_mb")), sort=sort)
+        return runs(
+            self._snapshot(settings, options, ("predict", "metric", "device", "limit_mb", "heads_dtype")), sort=sort
+        )
 
     @verb
     def rename_run(self, old: str, new: str) -> ChangedRun:
@@ -175,6 +177,7 @@ class RunVerbs(OpenProject):
         calibration: str | None = None,
         metric: str | None = None,
         device: str | None = None,
+        heads_dtype: str | None = None,
         settings: Settings | None = None,
     ) -> ExportResult:
         """Write a run, or an encoder with a linear probe, as one folder that needs no project.
@@ -183,13 +186,16 @@ class RunVerbs(OpenProject):
         ----------
         dtype : str
             Type of the stored weights: `float32` or `float16`.
+        heads_dtype : str, optional
+            Type of those of heads and linear probes, if `dtype` is `float32`; `heads_dtype` of mmfeat.toml if None.
         format : str
             What executes the model: `torch` or `onnx`.
         """
         from mmfeat.workflows.export import export
 
-        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
-        project = self._snapshot(settings, options, lambda config: (*decision_keys(config, True), "limit_mb"))
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device, heads_dtype=heads_dtype)
+        reads = ("limit_mb", "heads_dtype")
+        project = self._snapshot(settings, options, lambda config: (*decision_keys(config, True), *reads))
         return export(project, run, destination, dtype=dtype, format=format)
 
 

@@ -44,6 +44,11 @@ def counted(n: int, what: str, plural: str = "") -> str:
     return f"{n:,} {what if n == 1 else plural or what + 's'}"
 
 
+def megabytes(mb: float) -> str:
+    """Megabytes with a digit that is not zero: `4.6 MB`, `0.042 MB`."""
+    return f"{mb:,.1f} MB" if mb >= 0.1 else f"{mb:.2g} MB"
+
+
 def utc_time(nanoseconds: int) -> str:
     """A time since 1970 as text that sorts by time: `2026-01-31T12:00:00.000000000Z`."""
     seconds, rest = divmod(nanoseconds, 10**9)

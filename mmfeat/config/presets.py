@@ -83,6 +83,7 @@ PRESETS = {
         modalities=("image", "text"),
         settings={
             "metric": "macro-f1",  # 4.1.3
+            "heads_dtype": "float16",  # the default model then is smaller than 100 MB (P21)
             "encoder.image.model": "efficientnet_b4",
             "encoder.text.model": "google/bert_uncased_L-2_H-128_A-2",
             "finetune.recipe": "paper",  # Table 4; mmfeat.config.finetune_recipes

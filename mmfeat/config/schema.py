@@ -334,7 +334,10 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     # executes encoders; auto: the fastest, once it is measured
     engine: str = setting("auto", choices=ENGINE_CHOICES)
-    limit_mb: float = setting(100.0, low=0)  # of a whole model; runs and export report larger ones; 0: none
+    limit_mb: float = setting(100.0, low=0)  # of a whole model; runs and export say by how much it is met; 0: none
+    heads_dtype: str = setting(
+        "float32", choices=("float32", "float16")
+    )  # of heads and linear probes in exported models
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     encoder: dict[str, EncoderTable] = field(
@@ -352,6 +355,11 @@ class Config:
     def path(self, text: str) -> Path:
         """The absolute path for a path in the file: `~` is the home folder, relative paths start at the file's folder."""
         return self.root / Path(text).expanduser()
+
+    @property
+    def heads_scale(self) -> float:
+        """Bytes of an exported head relative to float32."""
+        return 0.5 if self.heads_dtype == "float16" else 1.0
 
     def finetune_of(self, name: str) -> FinetuneConfig:
         """The fine-tuning settings of one encoder: the recipe for its modality, overridden by `[finetune.NAME]`."""

@@ -87,9 +87,10 @@ class ExportResult(Result):
 
 @dataclass(frozen=True)
 class _Form:
-    """How a model is written: dtype of its weights, and what executes it."""
+    """How a model is written: dtypes of its encoders' weights and of its heads', and what executes it."""
 
     dtype: str
+    heads: str
     runtime: str
 
 
@@ -103,7 +104,7 @@ def export_model(
     Parameters
     ----------
     dtype : str
-        Type of the stored weights: `float32` or `float16`.
+        Type of the stored weights: `float32` or `float16`. With float32, `heads_dtype` of mmfeat.toml is that of heads.
     format : str
         What executes the model: `torch` or `onnx`.
 
@@ -121,7 +122,8 @@ def export_model(
     refuse_url(destination)
     for module in onnx_graphs.NEEDED if format == "onnx" else ():  # before any work
         require(module, onnx_graphs.EXTRA)
-    destination, form = Path(destination).expanduser().absolute(), _Form(dtype, format)
+    heads = dtype if dtype == "float16" else project.config.heads_dtype
+    destination, form = Path(destination).expanduser().absolute(), _Form(dtype, heads, format)
     before = _existing(destination) if destination.exists() else None
     composed = compose(project, run)
     _check_exportable(composed, form)
@@ -193,7 +195,8 @@ def _made_from(composed: Composed, record: dict[str, Any], form: _Form) -> str:
     heads = composed.composition.describe()
     name = composed.run.first_name if composed.run else composed.name  # a renamed run is the same run
     record = {**record, "run": {**record["run"], "name": name}}
-    return digest_json([record, encoders, heads, tensors_digest(tensors), form.dtype, form.runtime, EXPORT_FORMAT])
+    dtypes = form.dtype if form.heads == form.dtype else [form.dtype, form.heads]
+    return digest_json([record, encoders, heads, tensors_digest(tensors), dtypes, form.runtime, EXPORT_FORMAT])
 
 
 def _unchanged(destination: Path, composed: Composed) -> ExportResult:
@@ -215,7 +218,13 @@ def _write(
     name = composed.name
     with staging_folder(destination.parent, sweep=False) as staged:
         size = write_model(
-            staged, encoders, composed.composition, record=record, dtype=form.dtype, runtime=form.runtime
+            staged,
+            encoders,
+            composed.composition,
+            record=record,
+            dtype=form.dtype,
+            heads_dtype=form.heads,
+            runtime=form.runtime,
         )
         predictor = Predictor.load(staged, project.config.device)
         rows, samples = _samples(project, predictor)

@@ -162,7 +162,7 @@ def _ranked_run(project: Project, run: Run, val: np.ndarray, now: np.ndarray) ->
         name=run.name,
         made_from="+".join(run.made_from),
         metrics=metrics,
-        size_mb=run.size_mb,
+        size_mb=run.exported_mb(project.config.heads_scale),
         state=state,
         run=run,
         transductive=bool(run.record.get("transductive", False)),

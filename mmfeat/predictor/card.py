@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.common.text import counted, shown
+from mmfeat.common.text import counted, megabytes, shown
 from mmfeat.encoders.kinds import modality_kind
 
 WEAKEST = 5
@@ -58,9 +58,10 @@ Fill in: what it is for, what it is not for, whom a mistake would hurt.
 
 def limit_text(mb: float, limit: float) -> str:
     """A sentence that compares a size with `limit_mb` of mmfeat.toml, which is 0 without a limit."""
-    return (
-        f"{mb:,.1f} MB, {'over' if mb > limit else 'within'} the limit of {limit:g} MB." if limit else f"{mb:,.1f} MB."
-    )
+    if not limit:
+        return f"{mb:,.1f} MB."
+    by = megabytes(abs(mb - limit))
+    return f"{mb:,.1f} MB, {'over' if mb > limit else 'within'} the limit of {limit:g} MB by {by}."
 
 
 def model_card(record: dict[str, Any], mb: float) -> str:
@@ -115,11 +116,12 @@ def _architecture(record: dict[str, Any]) -> str:
     if record["runtime"] == "onnx":
         lines.append("- run by onnxruntime: `pip install 'mmfeat[onnx]'`")
     trained = {part["name"]: part for part in record["run"]["lineage"]["parts"]}
-    used = _leaves(record["model"]["tree"])
+    used, dtype = _leaves(record["model"]["tree"]), record.get("heads_dtype", record["dtype"])
+    dtype = "" if dtype == record["dtype"] else f", weights kept in {dtype}"
     for name, part in record["model"]["parts"].items():
         if part["kind"] == "head":
             inputs = " and ".join(_code(encoder) for encoder in part["widths"])
-            lines.append(f"- head {_code(name)}: {part['head']} on {inputs}, {_mean_of(trained[name])}")
+            lines.append(f"- head {_code(name)}: {part['head']} on {inputs}, {_mean_of(trained[name])}{dtype}")
         else:
             alone = "" if name in used else ", only for the unimodal predictions"
             lines.append(f"- linear probe of encoder {_code(name)}{alone}")

@@ -24,6 +24,7 @@ def write_model(
     *,
     record: dict[str, Any],
     dtype: str,
+    heads_dtype: str = "",
     runtime: str = "torch",
 ) -> float:
     """Fill an empty folder; returns its size in MB.
@@ -34,8 +35,8 @@ def write_model(
         In eval mode on the CPU.
     record : dict
         The content of mmfeat.json without encoders and heads; `about` describes each encoder.
-    dtype : str
-        Type of the weights: `float32` or `float16`.
+    dtype, heads_dtype : str
+        Type of the encoders' weights, and of those of heads and linear probes: `float32` or `float16`. Empty: the same.
     runtime : str
         `torch` or `onnx`.
 
@@ -44,20 +45,21 @@ def write_model(
     EncoderError
         A weight is too large for the dtype, or a network cannot be written for the runtime.
     """
-    about = record.pop("about")
+    about, heads_dtype = record.pop("about"), heads_dtype or dtype
     folders = {name: encoder_folder(folder, name) for name in encoders}
     if runtime == "onnx":
         written = {name: save_encoder_onnx(name, one, folders[name], dtype=dtype) for name, one in encoders.items()}
         save_heads_onnx(
-            composition, {name: one.width for name, one in encoders.items()}, folder / HEADS_ONNX, dtype=dtype
+            composition, {name: one.width for name, one in encoders.items()}, folder / HEADS_ONNX, dtype=heads_dtype
         )
     else:
         written = {name: save_encoder(one, folders[name], dtype) for name, one in encoders.items()}
-        save_tensors(composition.state_dict(), folder / HEADS, dtype)
+        save_tensors(composition.state_dict(), folder / HEADS, heads_dtype)
     record = {
         **record,
         "runtime": runtime,
         "dtype": dtype,
+        "heads_dtype": heads_dtype,
         "encoders": {name: {**one, "about": about[name]} for name, one in written.items()},
         "model": composition.describe(),
     }

@@ -19,7 +19,8 @@ metric = {metric:<25} # selects epochs, rounds and runs: samples-f1, micro-f1, m
 seed   = {seed}
 device = "auto"                    # auto, cpu, cuda, cuda:1
 engine = "auto"                    # executes encoders: auto (the fastest here), torch, compile, onnxruntime, openvino
-limit_mb = 100.0                   # of a whole model: runs and export report larger ones; 0: no limit
+limit_mb = 100.0                   # of a whole model: runs and export say by how much it is met; 0: no limit
+heads_dtype = {heads_dtype:<20} # of heads in exported models: float32, float16
 
 [data]
 source    = {source}
@@ -116,6 +117,7 @@ def filled_template(
         about="".join(f"# {line}\n" for line in preset.about) if preset else "",
         seed=config.seed,
         metric=toml_value(config.metric),
+        heads_dtype=toml_value(config.heads_dtype),
         recipe=toml_value(config.finetune.recipe),
         seeds=config.fuse.seeds,
         policy=toml_value(config.selftrain.policy),

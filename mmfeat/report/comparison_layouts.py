@@ -11,18 +11,25 @@ from mmfeat.report.comparison_table import Column, Layout
 from mmfeat.report.plots import plot_encoders, plot_heads
 from mmfeat.report.table_layout import Cell, count, duration, number
 from mmfeat.report.text_tables import MOST_FREQUENT, about_spread, left_out, metric_cell, metric_title
+from mmfeat.report.trained_columns import TRAINED_CSV, about_in_sample, settings_cell, trained_csv
 from mmfeat.runs.comparison import ScoredModel, best_of_groups
 
 _MAY_HAVE_INTERVALS = ("micro_f1", "macro_f1", "map", "loss")
 _HEAD_CSV = (
     "model group samples_f1 f1_low f1_high seed_f1 seed_deviation micro_f1 macro_f1 map loss label_set_accuracy "
-    "accuracy_per_class train_seconds microseconds_a_row model_mb heads_mb difference difference_low difference_high"
+    "accuracy_per_class train_seconds microseconds_a_row model_mb heads_mb difference difference_low difference_high "
+    f"end_to_end_seconds end_to_end_ms_a_row {' '.join(TRAINED_CSV)}"
 )
 _WITH_INTERVAL = " ".join(f"{name} {name}_low {name}_high" for name in ("samples_f1", *_MAY_HAVE_INTERVALS))
 _ENCODER_CSV = (
     "encoder modality model width frozen mb seconds encode_seconds fit_seconds per_second measured device "
     f"{_WITH_INTERVAL} label_set_accuracy accuracy_per_class best_epoch n_seeds seed_f1 seed_deviation "
-    "difference difference_low difference_high"
+    f"difference difference_low difference_high {' '.join(TRAINED_CSV)}"
+)
+_CLASSES = (
+    ("accuracy {label}", "class_accuracy"),
+    ("in-sample F1 {label}", "trained.class_f1"),
+    ("in-sample accuracy {label}", "trained.class_accuracy"),
 )
 
 
@@ -45,9 +52,15 @@ def head_layout(title: str, models: Sequence[ScoredModel], baselines: Sequence[M
         heading="Heads",
         picture=f"{metric_title('samples_f1')} of each model",
         columns=columns,
+        further=[
+            Column(title="end to end", cell=lambda m: duration(m.costs.train_seconds if m.costs else None)),
+            Column(title="ms per row", cell=lambda m: _number(m.costs.milliseconds if m.costs else None, 2)),
+            Column(title="settings", cell=settings_cell),
+        ],
         csv_columns=_HEAD_CSV.split(),
         csv_row=_head_csv,
         csv_baseline=_baseline_csv,
+        class_columns=(("{label}", "class_f1"), *_CLASSES),
         notes=_head_notes(models, n_seeds, metric),
         draw=lambda path: plot_heads(path, title, models, baselines),
     )
@@ -77,10 +90,11 @@ def encoder_layout(title: str, models: Sequence[ScoredModel], baselines: Sequenc
             _score("macro_f1"),
             Column(title="label accuracy", cell=lambda m: number(m.metrics.scores.accuracy_per_class)),
             Column(title="best epoch", cell=lambda m: count(m.encoder.best_epoch)),
+            Column(title="settings", cell=settings_cell),
         ],
         csv_columns=_ENCODER_CSV.split(),
         csv_row=_encoder_csv,
-        class_columns=(("F1 {label}", "class_f1"), ("accuracy {label}", "class_accuracy")),
+        class_columns=(("F1 {label}", "class_f1"), *_CLASSES),
         notes=_encoder_notes(models, n_seeds, metric),
         conclusions=best_lines(models, metric),
         groups=True,
@@ -112,9 +126,11 @@ def _head_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> lis
         f"right. The best is chosen by {metric_title(metric)}. Not significant: the 95 % interval of the difference from the "
         "best includes 0.",
         "train s, µs per row (from cached embeddings): the heads of one seed. MB: encoders and the heads of all seeds. heads "
-        "MB: the heads of all seeds.",
+        "MB: the heads of all seeds. end to end: the encoders' fine-tuning or linear probes, the encoding of the labelled rows "
+        "as its speed is measured here, and the heads of one seed. ms per row: to read, encode and predict one sample.",
         "Epochs and the best model were selected on these rows. For a figure to publish, set [split] test and run: mmfeat "
         "evaluate --split test.",
+        about_in_sample(models),
         left_out(models[0].metrics.scores.n_classes_left_out),
     ]
     return list(filter(None, notes))
@@ -132,6 +148,7 @@ def _encoder_notes(models: Sequence[ScoredModel], n_seeds: int, metric: str) -> 
         f"time: {work}, on {shown(devices)}. samples/s: read, prepared and encoded there. MB: in float32, with the linear "
         f"probe. The best of each modality is chosen by {metric_title(metric)}. Not significant: the 95 % interval of the "
         "difference from the best includes 0.",
+        about_in_sample(models),
         left_out(models[0].metrics.scores.n_classes_left_out),
     ]
     return list(filter(None, notes))
@@ -195,6 +212,9 @@ def _head_csv(model: ScoredModel) -> dict[str, Any]:
         "microseconds_a_row": model.kept.microseconds,
         "model_mb": model.size_mb,
         "heads_mb": model.kept.head_mb,
+        "end_to_end_seconds": model.costs.train_seconds if model.costs else None,
+        "end_to_end_ms_a_row": model.costs.milliseconds if model.costs else None,
+        **trained_csv(model),
     }
 
 
@@ -232,5 +252,6 @@ def _encoder_csv(model: ScoredModel) -> dict[str, Any]:
             "per_second": encoder.rate,
             "best_epoch": encoder.best_epoch,
             "n_seeds": len(model.seeds),
+            **trained_csv(model),
         }
     )

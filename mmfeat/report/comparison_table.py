@@ -13,6 +13,7 @@ from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.report.markdown import escaped, markdown_table
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.table_layout import Table, count, number, outside, table
+from mmfeat.report.trained_columns import IN_SAMPLE, in_sample_cell, in_sample_title, n_in_sample
 from mmfeat.runs.comparison import ScoredModel
 
 PLOT = "comparison.png"
@@ -51,7 +52,8 @@ class Layout:
     csv_row, csv_baseline : callable
         From a model or a baseline to its values by column. Without `csv_baseline`, the file has no baselines.
     class_columns : sequence of (str, str)
-        Columns of `classes.csv` for each model: a title with `{label}`, and the array of `Scores` that it shows.
+        Columns of `classes.csv` for each model: a title with `{label}`, and the array of `Scores` that it shows, with
+        `trained.` before it for in-sample scores.
     notes, conclusions : sequence of str
         How to read the table, and its main results.
     groups : bool
@@ -109,6 +111,12 @@ class ComparisonTable:
         return _aligned(*self._further(), first="model", title="further metrics")
 
     @property
+    def in_sample(self) -> Table | None:
+        """The scores on training rows; None if no model has any."""
+        head, rows = self._in_sample()
+        return _aligned(head, rows, first="model", title=head[0]) if rows else None
+
+    @property
     def by_class(self) -> Table:
         """F1 of each class by each model; with very many classes, the weakest of the first model."""
         head, rows = self._by_class()
@@ -142,16 +150,23 @@ class ComparisonTable:
         rows = [[model.label, *(c.cell(model) for c in columns)] for model in self.models]
         return ["further metrics", *(c.title for c in columns)], rows
 
-    def _by_class(self) -> tuple[list[str], list[list[str]]]:
+    def _in_sample(self) -> tuple[list[str], list[list[str]]]:
+        known = [model for model in self.models if model.trained is not None]
+        rows = [[model.label, *(in_sample_cell(model, name) for name in IN_SAMPLE)] for model in known]
+        title = f"in-sample, {counted(n_in_sample(known), 'training row')}"
+        return [title, *map(in_sample_title, IN_SAMPLE)], rows
+
+    def _by_class(self, array: str = "class_f1") -> tuple[list[str], list[list[str]]]:
+        title = "F1 by class" if array == "class_f1" else "accuracy by class"
         rows = [
             [
                 name,
                 count(n),
-                *(number(model.metrics.scores.class_f1[k] if n else None, unknown="") for model in self.models),
+                *(number(_of_class(model, array, k), unknown="") for model in self.models),
             ]
             for k, (name, n) in enumerate(self._positives())
         ]
-        return ["F1 by class", "rows", *(model.label for model in self.models)], rows
+        return [title, "rows", *(model.label for model in self.models)], rows
 
     def _positives(self) -> Iterable[tuple[str, int]]:
         return zip(self.classes, self.models[0].metrics.scores.n_positives, strict=True)
@@ -169,15 +184,16 @@ class ComparisonTable:
         return csv_text(columns, (_rounded(row.get(name) for name in columns) for row in rows), quoted=True)
 
     def classes_csv(self) -> str:
-        """Scores of each class by each model, and its number of positives; F1 is blank for a class without a positive."""
-        pairs = [(model, *column) for model in self.models for column in self.layout.class_columns]
+        """Scores of each class by each model, on the rows and in-sample, and its number of positives.
+
+        F1 is blank for a class without a positive.
+        """
+        columns = [one for one in self.layout.class_columns if self.in_sample or not one[1].startswith("trained.")]
+        pairs = [(model, *column) for column in columns for model in self.models]
         head = ["class", "n_positives", *(title.format(label=model.label) for model, title, _ in pairs)]
         rows = []
         for k, (name, n) in enumerate(self._positives()):
-            cells = [
-                None if array == "class_f1" and not n else float(getattr(model.metrics.scores, array)[k])
-                for model, _, array in pairs
-            ]
+            cells = [_of_class(model, array, k) for model, _, array in pairs]
             rows.append(_rounded([name, int(n), *cells]))
         return csv_text(head, rows, quoted=True)
 
@@ -192,7 +208,10 @@ class ComparisonTable:
         lines += [self.notes, ""]
         if layout.further:
             lines += ["## Further metrics", "", *markdown_table(*self._further()), ""]
-        return "\n".join([*lines, "## F1 by class", "", *markdown_table(*self._by_class()), ""])
+        if (found := self._in_sample())[1]:
+            lines += ["## In-sample", "", *markdown_table(*found), ""]
+        lines += ["## F1 by class", "", *markdown_table(*self._by_class()), ""]
+        return "\n".join([*lines, "## Accuracy by class", "", *markdown_table(*self._by_class("class_accuracy")), ""])
 
     def write(self, outputs: Outputs, folder: Path) -> tuple[list[Path], bool]:
         """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, unless they are up to date.
@@ -223,6 +242,15 @@ class ComparisonTable:
 
 def _note(model: ScoredModel) -> str:
     return "; ".join(filter(None, [model.verdict, model.note]))
+
+
+def _of_class(model: ScoredModel, array: str, k: int) -> float | None:
+    """A score of one class; None if it is unknown, or an F1 without a positive. `trained.` before its name: in-sample."""
+    found = model.trained if array.startswith("trained.") else model.metrics.scores
+    name = array.removeprefix("trained.")
+    if found is None or (name == "class_f1" and not found.n_positives[k]):
+        return None
+    return float(getattr(found, name)[k])
 
 
 def _differs(file: Path, text: str) -> bool:

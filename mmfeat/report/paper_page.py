@@ -11,7 +11,7 @@ from mmfeat.report.paper_sheet import DIFFERENCE, Sheet
 _LONGEST = 1000  # characters of a text
 _STYLE = """
 :root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 110rem; padding: 0 1rem }
 div.wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #8884; text-align: right }

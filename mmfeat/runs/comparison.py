@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from mmfeat.metrics import Outcome, better, bootstrap_metrics, paired_bootstrap
+from mmfeat.metrics import Outcome, Scores, better, bootstrap_metrics, paired_bootstrap, scores
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import MetricRow, Metrics, metrics_of, outcome_of
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits
 from mmfeat.runs.ensembles import combined
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCosts:
+    """What a model costs end to end, with its encoders.
+
+    Attributes
+    ----------
+    train_seconds : float or None
+        Seconds to fine-tune its encoders, encode the labelled rows and fit one seed of its heads; None if unknown.
+    milliseconds : float or None
+        Milliseconds to read, prepare, encode and predict one sample.
+    """
+
+    train_seconds: float | None
+    milliseconds: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +47,10 @@ class Candidate:
         Size of its encoders; None with an encoder of unknown size.
     encoder : ComparedEncoder or None
         The encoder, in a comparison of encoders.
+    costs : ModelCosts or None
+        Its costs end to end, in a comparison of heads.
+    settings : dict of str to Any
+        The settings that it was trained with, as JSON values; `mean` names the members of a mean.
     """
 
     name: str
@@ -39,6 +60,8 @@ class Candidate:
     encoders_mb: float | None
     note: str = ""
     encoder: ComparedEncoder | None = None
+    costs: ModelCosts | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +81,8 @@ class ScoredModel(Candidate):
         Predictions, in the order of the rows' id numbers.
     intervals : dict of str to (float, float)
         95 % bootstrap intervals of further metrics, by the names of `Scores`.
+    trained : Scores or None
+        In-sample scores, on a sample of the training rows.
     """
 
     metrics: Metrics
@@ -65,6 +90,7 @@ class ScoredModel(Candidate):
     difference: tuple[float, float, float] | None
     outcome: Outcome
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    trained: Scores | None = None
 
     @property
     def line(self) -> MetricRow:
@@ -115,6 +141,10 @@ class Scoring:
         predicts: the mean over several fine-tuned encoders would be an ensemble.
     intervals : sequence of str
         Further metrics to compute a 95 % interval for.
+    train_labels : np.ndarray or None
+        `(m, K)` int8 labels of the sampled training rows.
+    shipped_rule_of : callable, optional
+        Logits `(n, K)` of the val rows to the decision rule for all other rows.
     """
 
     labels: np.ndarray
@@ -123,13 +153,28 @@ class Scoring:
     rule_of: Callable[[np.ndarray], DecisionRule]
     mean_of_seeds: bool = True
     intervals: Sequence[str] = ()
+    train_labels: np.ndarray | None = None
+    shipped_rule_of: Callable[[np.ndarray], DecisionRule] | None = None
+
+    def predicting(self, logits: np.ndarray) -> np.ndarray:
+        """The logits `(n, K)` that predict, of those of all seeds."""
+        return logits.mean(0) if self.mean_of_seeds else logits[0]
+
+    def in_sample(self, kept: ModelLogits) -> Scores | None:
+        """Scores on the sampled training rows; None if there are no logits of them."""
+        if kept.train_logits is None or self.train_labels is None or not len(self.train_labels):
+            return None
+        if kept.train_logits.shape[1] != len(self.train_labels) or self.shipped_rule_of is None:
+            return None
+        logits, rule = self.predicting(kept.train_logits), self.shipped_rule_of(self.predicting(kept.logits))
+        return scores(self.train_labels, rule.labels(rule.probs(logits)), rule.calibrated(logits))
 
 
 def score_models(candidates: Sequence[Candidate], scoring: Scoring) -> list[ScoredModel]:
     """Score models on the same rows, and compare each with the best; in the order of the candidates."""
     labels, metric = scoring.labels, scoring.metric
     order, name = np.argsort(scoring.numbers, kind="stable"), metric.replace("-", "_")
-    predicting = [c.kept.logits.mean(0) if scoring.mean_of_seeds else c.kept.logits[0] for c in candidates]
+    predicting = [scoring.predicting(candidate.kept.logits) for candidate in candidates]
     rules = [scoring.rule_of(logits) for logits in predicting]
     metrics = [metrics_of(labels, *one) for one in zip(predicting, rules, strict=True)]
     best = 0
@@ -151,6 +196,7 @@ def score_models(candidates: Sequence[Candidate], scoring: Scoring) -> list[Scor
                 difference=difference,
                 outcome=outcomes[i],
                 intervals=bootstrap_metrics(ordered, outcomes[i], scoring.intervals) if scoring.intervals else {},
+                trained=scoring.in_sample(candidate.kept),
             )
         )
     return models
@@ -179,17 +225,23 @@ def mean_of_models(models: Sequence[ModelLogits], prior: np.ndarray) -> ModelLog
     prior : np.ndarray
         `(K,)` logits for rows without any modality that the models read.
     """
-    n_seeds, known = max(len(model.logits) for model in models), [model.known for model in models]
-    weights = [1 / len(models)] * len(models)
-    logits = [
-        combined([model.logits[s % len(model.logits)] for model in models], known, weights, prior)
-        for s in range(n_seeds)
-    ]
+    sampled = all(model.train_logits is not None for model in models)
     trained = [model.seconds for model in models if model.seconds is not None]
     return ModelLogits(
-        logits=np.stack(logits),
+        logits=_mean_by_seed([model.logits for model in models], known := [model.known for model in models], prior),
         known=np.any(known, axis=0),
+        train_logits=_mean_by_seed([m.train_logits for m in models], [m.train_known for m in models], prior)
+        if sampled
+        else None,
+        train_known=np.any([model.train_known for model in models], axis=0) if sampled else None,
         seconds=sum(trained) if trained else None,
         microseconds=sum(model.microseconds for model in models),
         head_mb=sum(model.head_mb for model in models),
     )
+
+
+def _mean_by_seed(logits: list[np.ndarray], known: list[np.ndarray], prior: np.ndarray) -> np.ndarray:
+    """The mean of several models' logits `(S, n, K)`, seed by seed."""
+    weights = [1 / len(logits)] * len(logits)
+    n_seeds = max(map(len, logits))
+    return np.stack([combined([one[s % len(one)] for one in logits], known, weights, prior) for s in range(n_seeds)])

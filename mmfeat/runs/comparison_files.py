@@ -40,6 +40,10 @@ class ModelLogits:
         Microseconds to predict one row with one seed's head from cached embeddings.
     head_mb : float
         Megabytes of the heads of all seeds, without encoders.
+    train_logits : np.ndarray or None
+        `(S, m, K)` float32 on a sample of the training rows, for in-sample figures; None if an earlier version wrote them.
+    train_known : np.ndarray or None
+        `(m,)` bool, as `known`.
     """
 
     logits: np.ndarray
@@ -47,6 +51,8 @@ class ModelLogits:
     seconds: float | None
     microseconds: float
     head_mb: float
+    train_logits: np.ndarray | None = None
+    train_known: np.ndarray | None = None
 
 
 class ComparisonFolder:
@@ -135,6 +141,8 @@ def write_logits(file: Path, model: ModelLogits, *, numbers: np.ndarray, fingerp
     """Write one model's logits, atomically; `numbers` as for :class:`ComparisonFolder`."""
     about = {name: getattr(model, name) for name in _COSTS} | {"format": FORMAT, "fingerprint": fingerprint}
     arrays = {"logits": model.logits.astype(np.float32), "known": model.known, "ids": numbers}
+    if model.train_logits is not None:
+        arrays |= {"train_logits": model.train_logits.astype(np.float32), "train_known": model.train_known}
     write_arrays(file, arrays, {"mmfeat": json.dumps(about)})
 
 
@@ -149,6 +157,7 @@ def read_logits(file: Path, numbers: np.ndarray, fingerprint: str) -> ModelLogit
         costs = {name: None if about[name] is None else float(about[name]) for name in _COSTS}
         if logits.ndim != 3 or logits.dtype != np.float32 or known.dtype != bool or ids.dtype != np.uint64:
             raise ValueError("its arrays have other types")
+        trained = {name: arrays[name] for name in ("train_logits", "train_known") if name in arrays}
         if not logits.shape[1] == len(known) == len(ids) or not np.isfinite(logits).all():
             raise ValueError("the shapes of its arrays do not match, or a logit is not finite")
     except FileNotFoundError:
@@ -160,7 +169,7 @@ def read_logits(file: Path, numbers: np.ndarray, fingerprint: str) -> ModelLogit
     at = order[np.searchsorted(ids, numbers, sorter=order).clip(max=len(ids) - 1)] if len(ids) else order
     if len(ids) != len(numbers) or not (ids[at] == numbers).all():
         return None
-    return ModelLogits(logits=logits[:, at], known=known[at], **costs)
+    return ModelLogits(logits=logits[:, at], known=known[at], **costs, **trained)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,8 +178,12 @@ class Run:
     @property
     def size_mb(self) -> float | None:
         """Megabytes of the whole model, encoders and heads (P21); None with an encoder of unknown size."""
+        return self.exported_mb(1.0)
+
+    def exported_mb(self, heads_scale: float) -> float | None:
+        """The same with heads of `heads_scale` times their size in float32."""
         sizes = [e["size_mb"] for e in self.encoders.values()]
-        return None if None in sizes else sum(sizes) + self.record["head_mb"]
+        return None if None in sizes else sum(sizes) + self.record["head_mb"] * heads_scale
 
     def state(self) -> dict[str, Any]:
         """The tensors of head.safetensors, named `seed<i>.<name>`; with folds, the heads of one seed are consecutive.

@@ -151,6 +151,7 @@ class EncoderComparison:
             kept=model,
             encoders_mb=record.size_mb,
             encoder=record,
+            settings=fits.settings,
         )
 
     def _fits_of(self, proposal: ProposedEncoder) -> EncoderFits:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmfeat.common.devices import provenance, torch_device
-from mmfeat.config.encoder_tables import modality_table
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.encoders.resolve import Identity
 from mmfeat.extraction import Extraction, distinct_rows
 from mmfeat.heads.training.fit_heads import fit_data, fit_heads
 from mmfeat.heads.training.head_logits import heads_logits
 from mmfeat.heads.training.members import Member
-from mmfeat.inference.logits import fill_unknown, probe_logits, training_prior
+from mmfeat.inference.logits import RowLogits, fill_unknown, training_prior
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits
-from mmfeat.training.dry_run import measure_encoding, plan_finetune
+from mmfeat.training.dry_run import plan_finetune
 from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
 from mmfeat.training.finetune_plan import fit_plan
+from mmfeat.training.in_sample import cached_logits, logits_in_passing, train_sample
+from mmfeat.training.model_costs import encoding_rate
 from mmfeat.training.proposed_encoders import ProposedEncoder
-
-MEASURED_ON = 256  # encoded samples from which the extraction's own rate is used
 
 
 class EncoderFits:
@@ -49,6 +49,11 @@ class EncoderFits:
     def fingerprint(self) -> str:
         """Digest of everything that the first seed's fit depends on."""
         return fit_plan(self._overlay(0), self.name, self.freeze).fingerprint
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the fits, as JSON values."""
+        return {**fit_plan(self._overlay(0), self.name, self.freeze).settings, "frozen": self.freeze}
 
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint of the first seed; None if it does not exist."""
@@ -77,8 +82,8 @@ class EncoderFits:
             extraction = encode_missing(project, start, self.rows)
         result = finetune_encoders(project, [name], freeze=True)[0]
         identity = project.identity(name)
-        logits, known = _val_logits(project, identity)
-        every = [logits]
+        (logits, known), sample = _val_logits(project, identity), train_sample(project)
+        every, trained = [logits], cached_logits(project, identity, sample)
         if len(self.seeds) > 1:
             table = project.table_of({name: (identity.spec, None)}, self.rows)
             data = fit_data(table, [name], torch_device(config.device), self.rows)
@@ -89,7 +94,7 @@ class EncoderFits:
                 fill_unknown(one, known, prior) for one in heads_logits([fit.head for fit in fits], data, data.val)
             ]
         record = self._record(project, identity, results=[result], extraction=extraction)
-        return record, _model_logits(every, known, result)
+        return record, _model_logits(every, known, result, trained=trained)
 
     def _tuned(self) -> tuple[ComparedEncoder, ModelLogits]:
         """Fine-tune once for each seed."""
@@ -101,15 +106,17 @@ class EncoderFits:
             logits, known = _val_logits(project, identity)
             every.append(logits)
             first = first or (project, identity)
-        record = self._record(*first, results=results, extraction=None)
-        return record, _model_logits(every, known, results[0])
+        project, identity = first
+        trained = logits_in_passing(project, identity, train_sample(project), self.folder / "scratch")
+        record = self._record(project, identity, results=results, extraction=None)
+        return record, _model_logits(every, known, results[0], trained=trained)
 
     def _record(
         self, project: Project, identity: Identity, *, results: list[FinetunedEncoder], extraction: Extraction | None
     ) -> ComparedEncoder:
         proposal = self.proposal
         rows = self.rows[project.row_keys(identity.spec.modality).present[self.rows]]
-        rate, measured_on = _rate(project, identity, rows, extraction)
+        rate, measured_on = encoding_rate(project, identity, rows, extraction)
         checkpoint = results[0].checkpoint
         return ComparedEncoder(
             typed=proposal.typed,
@@ -130,26 +137,25 @@ class EncoderFits:
         )
 
 
-def _model_logits(every: list[np.ndarray], known: np.ndarray, result: FinetunedEncoder) -> ModelLogits:
+def _model_logits(
+    every: list[np.ndarray], known: np.ndarray, result: FinetunedEncoder, *, trained: RowLogits
+) -> ModelLogits:
+    """The logits of all seeds, and those of the first seed on training rows."""
     probe = result.checkpoint.output()
     mb = (probe.weight.nbytes + probe.bias.nbytes) / 1e6
-    return ModelLogits(logits=np.stack(every), known=known, seconds=None, microseconds=0.0, head_mb=mb)
+    return ModelLogits(
+        logits=np.stack(every),
+        known=known,
+        seconds=None,
+        microseconds=0.0,
+        head_mb=mb,
+        train_logits=trained.logits[None],
+        train_known=trained.known,
+    )
 
 
 def _val_logits(project: Project, identity: Identity) -> tuple[np.ndarray, np.ndarray]:
     """Logits `(n, K)` of the val rows by an encoder's linear probe, and which rows have the modality."""
-    val, name = project.manifest.rows("val"), identity.name
-    table = project.table_of({name: (identity.spec, None)}, val)
-    found = probe_logits(project, table, name, output=project.output(identity), rows=val)
+    val = project.manifest.rows("val")
+    found = cached_logits(project, identity, val)
     return found.logits, found.known
-
-
-def _rate(
-    project: Project, identity: Identity, rows: np.ndarray, extraction: Extraction | None
-) -> tuple[float | None, str]:
-    """Samples per second: of the extraction, or of a few batches if it encoded almost nothing."""
-    if modality_table(identity.spec.modality).made_elsewhere or not len(rows):
-        return None, ""
-    if extraction and extraction.encoded >= MEASURED_ON:
-        return extraction.encoded / sum(extraction.shares.values()), f"while {extraction.encoded:,} were encoded"
-    return len(rows) / measure_encoding(project, identity, rows).seconds, "on a few batches"

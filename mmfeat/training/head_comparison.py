@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +18,12 @@ from mmfeat.common.randomness import id_numbers
 from mmfeat.common.remembered import recall
 from mmfeat.common.seals import write_sealed
 from mmfeat.common.text import counted
+from mmfeat.encoders.resolve import Identity
 from mmfeat.heads import HEADS, head_config, takes
 from mmfeat.heads.training.fit_heads import FitData, fit_data
 from mmfeat.heads.training.head_logits import head_logits, heads_logits
 from mmfeat.inference.baselines import baselines
-from mmfeat.inference.logits import encoder_logits, training_prior
+from mmfeat.inference.logits import RowLogits, encoder_logits, training_prior
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record, encoder_record
@@ -31,6 +34,8 @@ from mmfeat.runs.ensembles import RECIPE_HEADS
 from mmfeat.runs.run_record import BASELINE
 from mmfeat.training.head_runs import seeds_of
 from mmfeat.training.head_training import fit_seeds, head_fingerprint, head_inputs, resolved_config
+from mmfeat.training.in_sample import train_sample
+from mmfeat.training.model_costs import EncoderCosts, encoder_costs, model_costs
 
 PAPER_MODALITIES, PAPER_HEADS = ("image", "text"), ("concat", "crossattn")
 CLOCKED, REPEATED, ENOUGH = 8192, 5, 10.0  # rows of a timed prediction, its repetitions, and the seconds that suffice
@@ -67,7 +72,7 @@ class HeadComparison:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.identities, self.table, self.rows = head_inputs(project, heads=heads_for_inputs(project))
-        self.val = project.manifest.rows("val")
+        self.val, self.sample = project.manifest.rows("val"), train_sample(project)
         self.prior = training_prior(project)
         names = list(self.identities)
         common = {
@@ -86,6 +91,7 @@ class HeadComparison:
             record={**common_record(project), "encoders": encoders},
         )
         self._data: FitData | None = None
+        self._costs: dict[str, EncoderCosts] = {}
 
     @property
     def data(self) -> FitData:
@@ -126,7 +132,11 @@ class HeadComparison:
             kept = self.folder.kept(file := f"input-{name}.safetensors", fingerprint)
             return kept or self.folder.keep(file, fingerprint, self._fitted("linear", settings, [name]))
         fingerprint = digest_json({"output": identity.output_key, "encoder": identity.spec.key})
-        if kept := self.folder.kept(file := f"output-{name}.safetensors", fingerprint):
+        kept = self.folder.kept(file := f"output-{name}.safetensors", fingerprint)
+        if kept is not None and kept.train_logits is not None:
+            return kept
+        trained = self._trained_logits(identity)
+        if kept is not None and trained is None:
             return kept
         probe = nn.Linear(identity.width, len(self.prior)).to(self.data.labels.device)
         model = ModelLogits(
@@ -135,6 +145,8 @@ class HeadComparison:
             seconds=None,
             microseconds=_microseconds(lambda rows: probe(self.data.inputs[name][rows]), len(self.rows)),
             head_mb=sum(p.numel() for p in probe.parameters()) * 4e-6,
+            train_logits=None if trained is None else trained.logits[None],
+            train_known=None if trained is None else trained.known,
         )
         return self.folder.keep(file, fingerprint, model)
 
@@ -157,55 +169,105 @@ class HeadComparison:
     def _fitted(self, head: str, settings: object, names: list[str]) -> ModelLogits:
         data = self.data if len(names) == len(self.identities) else self.data.only(*names)
         fits = fit_seeds(self.project, head, data, settings)
-        one = fits[0].head
+        heads, one = [fit.head for fit in fits], fits[0].head
+        sample = data.train[np.argsort(data.numbers[data.train], kind="stable")[: len(self.sample)]]
+        known = np.any([data.present[name].cpu().numpy() for name in names], axis=0)
         return ModelLogits(
-            logits=heads_logits([fit.head for fit in fits], data, data.val),
-            known=np.any([data.present[name].cpu().numpy()[data.val] for name in names], axis=0),
+            logits=heads_logits(heads, data, data.val),
+            known=known[data.val],
+            train_logits=heads_logits(heads, data, sample),
+            train_known=known[sample],
             seconds=float(np.mean([fit.seconds for fit in fits])),
             microseconds=_microseconds(
                 lambda rows: head_logits(one, data, rows.cpu().numpy(), CLOCKED), len(self.rows)
             ),
-            head_mb=sum(fit.head.size_mb() for fit in fits),
+            head_mb=sum(head.size_mb() for head in heads),
         )
+
+    def _trained_logits(self, identity: Identity) -> RowLogits | None:
+        """Logits of the sampled training rows by an encoder's linear probe; None if the store lacks some."""
+        try:
+            found = encoder_logits(self.project, identity, np.sort(self.sample))
+        except MissingFeatures:
+            return None
+        back = np.argsort(np.argsort(self.sample))
+        return RowLogits(name=found.name, logits=found.logits[back], known=found.known[back])
 
     def _in_order(self, encoders: dict[str, ModelLogits], heads: dict[str, ModelLogits]) -> list[Candidate]:
         """Encoders, their mean, then each head with its recipe's ensemble; the paper's models come first."""
         modalities = [identity.spec.modality for identity in self.identities.values()]
-        found = []
+        found, fuse = [], self.project.config.fuse
         for name, modality in zip(encoders, modalities, strict=True):
             paper = modality in PAPER_MODALITIES and modalities.count(modality) == 1
-            found.append(self._candidate(name, f"encoder {name}", encoders[name], {name: True}, paper=paper))
+            alone = self._candidate(name, f"encoder {name}", encoders[name], {name: True}, paper=paper)
+            found.append(dataclasses.replace(alone, settings=self._encoder_settings(name)))
         recipes, probes, both = {}, dict.fromkeys(encoders, True), ", ".join(encoders)
         if len(encoders) == 2:
             recipes = {head: recipe for recipe, head in RECIPE_HEADS.items()}
             fm1 = mean_of_models(list(encoders.values()), self.prior)
-            found.append(self._candidate("fm1", f"mean ({both})", fm1, probes, paper=True))
+            found.append(self._candidate("fm1", f"mean ({both})", fm1, probes, paper=True, mean=[*encoders]))
         for head, model in heads.items():
-            paper = head in PAPER_HEADS
-            found.append(self._candidate(head, head, model, dict.fromkeys(encoders, False), paper=paper))
+            paper, reads = head in PAPER_HEADS, dict.fromkeys(encoders, False)
+            one = self._candidate(head, head, model, reads, paper=paper, embeddings=True)
+            found.append(dataclasses.replace(one, settings=dataclasses.asdict(head_config(head, fuse))))
             if recipe := recipes.get(head):
                 others = [fm1] if recipe == "fm2" else list(encoders.values())
                 mean = mean_of_models([*others, model], self.prior)
-                of = f"mean ({both})" if recipe == "fm2" else both
-                found.append(self._candidate(recipe, f"mean ({of}, {head})", mean, probes, paper=True))
+                label = f"mean ({f'mean ({both})' if recipe == 'fm2' else both}, {head})"
+                members = ["fm1" if recipe == "fm2" else name for name in encoders]
+                of = [*dict.fromkeys(members), head]
+                found.append(self._candidate(recipe, label, mean, probes, paper=True, embeddings=True, mean=of))
         return found
 
     def _candidate(
-        self, name: str, label: str, model: ModelLogits, reads: dict[str, bool], *, paper: bool
+        self,
+        name: str,
+        label: str,
+        model: ModelLogits,
+        reads: dict[str, bool],
+        *,
+        paper: bool,
+        embeddings: bool = False,
+        mean: Sequence[str] = (),
     ) -> Candidate:
-        """A candidate; `reads` maps encoders to whether their linear probes are part of the model."""
+        """A candidate; `reads` maps encoders to whether their linear probes are part of the model.
+
+        Parameters
+        ----------
+        embeddings : bool
+            Whether a head reads the encoders' embeddings.
+        mean : sequence of str
+            The models whose logits are averaged, if it is a mean.
+        """
         sizes = [self.identities[encoder].size_mb for encoder in reads]
         ids, trained = self.project.manifest.ids[self.val], np.zeros(len(self.val), dtype=bool)
         for encoder, probe in reads.items():
             trained |= lineage_of_encoder(self.project, self.identities[encoder], probe).among(ids)[0]
+        costs = [self._costs_of(encoder) for encoder in reads]
         return Candidate(
             name=name,
             label=label,
             group="paper" if paper else "further",
-            kept=model,
+            kept=dataclasses.replace(model, head_mb=model.head_mb * self.project.config.heads_scale),
             encoders_mb=None if None in sizes else sum(sizes),
             note=f"in-sample for {trained.sum():,} of {counted(len(ids), 'row')}" if trained.any() else "",
+            costs=model_costs(model, costs, probes=any(reads.values()), reads_embeddings=embeddings),
+            settings={"mean": list(mean), "weights": "equal"} if mean else {},
         )
+
+    def _costs_of(self, name: str) -> EncoderCosts:
+        """The costs of an encoder, measured once for a comparison."""
+        if name not in self._costs:
+            file = self.folder.path / "encoding.json"
+            self._costs[name] = encoder_costs(self.project, self.identities[name], file)
+        return self._costs[name]
+
+    def _encoder_settings(self, name: str) -> dict[str, Any]:
+        """The settings that an encoder was fine-tuned with, or its linear probe was fitted with."""
+        checkpoint = self.project.checkpoint(self.identities[name])
+        if checkpoint is None:
+            return dataclasses.asdict(head_config("linear", self.project.config.fuse))
+        return {**checkpoint.record["settings"], "frozen": checkpoint.frozen}
 
     def baselines(self) -> list[MetricRow]:
         """Rows of :func:`mmfeat.inference.baselines.baselines` without encoders alone, which are compared already."""

@@ -8,25 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.progress import clock, say
-from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.inference.fitted_rules import shipped_rule
 from mmfeat.metrics import scores
-from mmfeat.project.encoding import encode_missing
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.sweep import FIT, Fit, KeptFits, SweptCell, best_first, kept_metrics, lowest_loss
-from mmfeat.store import FeatureStore
 from mmfeat.training.encoder_training import finetune_encoders
 from mmfeat.training.finetune_plan import fit_plan
 from mmfeat.training.grid_cells import Cell, Grid
+from mmfeat.training.in_sample import logits_in_passing, train_sample
 from mmfeat.training.sweep_run import PlannedFit, Trainer
 
-IN_SAMPLE = 2000  # training rows at most for a fit's own in-sample metrics
 TRAINED = ("train_samples_f1", "train_loss")
 SINCE = ("train_macro_f1",)  # fits that version 0.2 kept have none
 
@@ -125,20 +120,9 @@ class EncoderFit:
         """In-sample metrics with the weights of the best epoch; the rows' embeddings are not kept."""
         project, name = self.project, self.name
         manifest, identity = project.manifest, project.identity(name)
-        train = manifest.rows("train")
-        train = train[project.row_keys(identity.spec.modality).present[train]]
-        rows = np.sort(train[np.argsort(id_numbers(manifest.ids[train]), kind="stable")[:IN_SAMPLE]])
-        rule = shipped_rule(project, name)
-        store = FeatureStore(self.folder / "scratch", project.store.dtype)
-        scratch = project.derived(store=store)
-        try:
-            encode_missing(scratch, identity, rows)
-            table = scratch.table_of({name: (identity.spec, None)}, rows)
-            rows = rows[table.present[name][rows]]
-            embeddings = np.asarray(table.embeddings[name][rows])
-        finally:
-            shutil.rmtree(self.folder / "scratch", ignore_errors=True)
-        logits = project.output(identity).in_order_of(manifest.classes).logits(embeddings)
+        rows = train_sample(project, project.row_keys(identity.spec.modality).present)
+        passing = logits_in_passing(project, identity, rows, self.folder / "scratch")
+        rows, logits, rule = rows[passing.known], passing.logits[passing.known], shipped_rule(project, name)
         found = scores(manifest.labels[rows], rule.labels(rule.probs(logits)), rule.calibrated(logits))
         return {
             "train_samples_f1": found.samples_f1,

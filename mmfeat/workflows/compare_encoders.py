@@ -9,7 +9,7 @@ from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.common.text import counted, shown
 from mmfeat.config.encoder_tables import MODALITY_TABLES
 from mmfeat.encoders.checkpoint import Checkpoint
-from mmfeat.inference.fitted_rules import crossfitted_rule, metrics_on_val, required_val
+from mmfeat.inference.fitted_rules import crossfitted_rule, fitted_rule, metrics_on_val, required_val
 from mmfeat.metrics import most_frequent_baseline
 from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.project import Project
@@ -19,6 +19,7 @@ from mmfeat.runs.comparison import ScoredModel, Scoring, best_of_groups, score_g
 from mmfeat.training.comparison_result import ComparisonResult, write_comparison
 from mmfeat.training.encoder_comparison import EncoderComparison
 from mmfeat.training.encoder_fits import EncoderFits
+from mmfeat.training.in_sample import train_sample
 from mmfeat.training.promotion import Promotion, is_in_use, promote_checkpoint
 from mmfeat.training.proposed_encoders import ProposedEncoder
 
@@ -81,6 +82,8 @@ def compare_encoders(
         numbers=work.folder.numbers,
         metric=metric,
         rule_of=lambda logits: crossfitted_rule(project, val, logits),
+        train_labels=manifest.labels[train_sample(project)],
+        shipped_rule_of=lambda logits: fitted_rule(project, val, logits),
         mean_of_seeds=False,
         intervals=WITH_INTERVALS,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmfeat.common.text import counted
 from mmfeat.config.schema import RECIPES
 from mmfeat.heads import HEADS, head_for
-from mmfeat.inference.fitted_rules import crossfitted_rule, required_val
+from mmfeat.inference.fitted_rules import crossfitted_rule, fitted_rule, required_val
 from mmfeat.inference.next_commands import RUNS, with_options
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import state_of
@@ -64,6 +64,8 @@ def compare_heads(project: Project, names: Sequence[str] | None = None, *, overw
         metric=metric,
         rule_of=lambda logits: crossfitted_rule(project, val, logits),
         intervals=("macro_f1", "loss"),
+        train_labels=project.manifest.labels[work.sample],
+        shipped_rule_of=lambda logits: fitted_rule(project, val, logits),
     )
     models, baselines, title = score_models(candidates, scoring), work.baselines(), counted(len(val), "val row")
     fields = write_comparison(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmfeat.common.errors import ConfigError
-from mmfeat.common.text import counted, shown
+from mmfeat.common.text import counted, megabytes, shown
 from mmfeat.inference.next_commands import after_runs
 from mmfeat.inference.run_ranking import RankedRun, ranked_runs
 from mmfeat.metrics.metric_rows import MetricRow
@@ -64,6 +64,20 @@ class RunsResult(TableResult):
     def n_over(self) -> int:
         """Number of models that are larger than `limit_mb`."""
         return sum(0 < self.limit_mb < (line.size_mb or 0) for line in self.runs)
+
+    @property
+    def about_limit(self) -> str:
+        """How many models are larger than the limit, and by how much it is met or missed; empty without a limit."""
+        spare = sorted(self.limit_mb - line.size_mb for line in self.runs if line.size_mb is not None)
+        if not self.limit_mb or not spare:
+            return ""
+        limit = f"the limit of {self.limit_mb:g} MB (limit_mb)"
+        if not self.n_over:
+            of = f"All {counted(len(spare), 'model')} are" if len(spare) > 1 else "The model is"
+            return f"{of} within {limit} by {megabytes(spare[0])}{' or more' if len(spare) > 1 else ''}."
+        least, most = megabytes(-spare[self.n_over - 1]), megabytes(-spare[0])
+        of = f"{self.n_over:,} of {counted(len(self.runs), 'model')} {'is' if self.n_over == 1 else 'are'}"
+        return f"{of} over {limit} by {least if least == most else f'{least} to {most}'}."
 
 
 def _record(line: RankedRun) -> Record:

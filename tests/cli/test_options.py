@@ -351,6 +351,7 @@ COMMANDS = {
         ["export.export"],
         {
             "--dtype": Opt("float16"),
+            "--heads-dtype": Opt("float16"),
             "--format": Opt("onnx"),
             **SHIPPED,
             "--set": Opt("predict.threshold=0.3", elsewhere={"seed=3": []}),

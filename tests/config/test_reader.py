@@ -140,6 +140,7 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults_and_the_automati
         about="",
         seed=0,
         metric='"samples-f1"',
+        heads_dtype='"float32"',
         recipe='"best"',
         seeds=3,
         policy='"soft"',

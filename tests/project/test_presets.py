@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mmfeat.common.errors import ConfigError
 from mmfeat.config.presets import PRESETS
-from mmfeat.config.reader import load_config
+from mmfeat.config.reader import load_config, with_settings
 from mmfeat.config.schema import Config
 from mmfeat.project.initialisation import init
 
@@ -50,8 +52,6 @@ def test_the_papers_table_4_and_its_equations():
 
 
 def load_recipe(config: Config) -> Config:
-    from mmfeat.config.reader import with_settings
-
     return with_settings(config, {"finetune.recipe": PAPER["finetune.recipe"]})
 
 
@@ -90,3 +90,35 @@ def test_data_without_captions_and_unknown_presets_are_one_line(tmp_path, small_
     with pytest.raises(ConfigError, match=r"no preset 'papers'\. Use one of: paper"):
         init(tmp_path, str(small_source), preset="papers")
     assert not (tmp_path / "mmfeat.toml").exists()
+
+
+def test_the_papers_models_with_the_default_head_are_smaller_than_100_mb_with_heads_in_float16():
+    """P21, from shapes: no weights are read. With three seeds, as by default, or one, as in the preset."""
+    import torch
+
+    from mmfeat.config.encoder_tables import ImageEncoderConfig
+    from mmfeat.encoders.catalogue import _megabytes, describe_image
+    from mmfeat.encoders.families.transformer_text import without_unread
+    from mmfeat.encoders.torchvision_remedy import make_torchvision_importable
+    from mmfeat.heads import build_head
+
+    make_torchvision_importable()
+    import transformers
+
+    image = describe_image(ImageEncoderConfig(model=PAPER["encoder.image.model"]), Path())
+    tiny = transformers.BertConfig(hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512)
+    with torch.device("meta"):
+        encoders = image.size_mb + _megabytes(without_unread(transformers.BertModel(tiny)))
+    widths, n_classes = {"image": image.width, "text": 128}, 18
+    assert widths["image"] == 1792
+    found = {}
+    for name, config in (("default", Config()), ("paper", with_settings(Config(), fuse_settings()))):
+        found[name] = build_head("crossattn", widths, n_classes, config.fuse.crossattn).size_mb()
+    assert encoders + found["default"] * Config().fuse.seeds == pytest.approx(101.6, abs=0.1)
+    assert PAPER["heads_dtype"] == "float16"
+    assert encoders + found["default"] * Config().fuse.seeds / 2 == pytest.approx(94.9, abs=0.1)
+    assert encoders + found["paper"] * PAPER["fuse.seeds"] / 2 == pytest.approx(88.4, abs=0.1)
+
+
+def fuse_settings() -> dict:
+    return {key: value for key, value in PAPER.items() if key.startswith("fuse.crossattn.")}

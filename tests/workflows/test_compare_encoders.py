@@ -37,6 +37,7 @@ from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits, read_comp
 from mmfeat.training import encoder_fits
 from mmfeat.training.proposed_encoders import proposed_encoder
 from mmfeat.workflows.compare_encoders import WITH_INTERVALS, advises_best, compare_encoders, use_encoders
+from mmfeat.workflows.evaluate import evaluate
 from mmfeat.workflows.finetune import finetune
 from mmfeat.workflows.store import find_unreferenced
 
@@ -95,6 +96,11 @@ def test_fine_tuned_encoders_are_those_of_finetune_and_change_nothing(own_folder
     assert not own.made  # the settings and the split are the same, so there is nothing left to do
     assert own.checkpoint.name == "text-2"
     assert own.metrics.scores.samples_f1 == pytest.approx(model.metrics.scores.samples_f1)
+    extract(Project(folder), ["text"])
+    on_train = evaluate(Project(folder), ["text"], split="train").metrics["text"].scores
+    assert model.trained.n_samples == on_train.n_samples
+    assert model.trained.loss == pytest.approx(on_train.loss, abs=1e-4)
+    assert not list(result.folder.rglob("scratch"))
 
 
 def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):
@@ -109,6 +115,12 @@ def test_the_first_seed_of_a_frozen_encoder_is_that_of_finetune(compared):
         assert models[label].encoder.best_epoch == made["best_epoch"]
         assert models[label].encoder.rate > 0
         assert models[label].size_mb > models[label].encoder.size_mb
+        on_train = evaluate(Project(folder), [name], split="train").metrics[name].scores
+        assert models[label].trained.loss == pytest.approx(on_train.loss, abs=1e-4)
+        assert models[label].settings["frozen"]
+    (row, *_) = csv.DictReader((result.folder / "models.csv").open())
+    assert float(row["train_loss"]) > 0
+    assert "frozen=True" in row["settings"]
 
 
 def test_typed_again_it_prints_the_same_and_makes_nothing(compared, monkeypatch, drawn):
@@ -316,9 +328,9 @@ def test_any_class_name_survives_its_files(names):
     table = table_of(models_of(), names)
     read = list(csv.reader(io.StringIO(table.classes_csv(), newline="")))
     assert [unharmed(row[0]) for row in read[1:]] == names
-    assert [row[2::2] == [""] * 3 for row in read[1:]] == [False, True, False]
+    assert [row[2:5] == [""] * 3 for row in read[1:]] == [False, True, False]
     page = table.markdown()
-    by_class = page.partition("## F1 by class")[2].strip("\n").split("\n")
+    by_class = page.partition("## F1 by class")[2].partition("## Accuracy")[0].strip("\n").split("\n")
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in by_class} == {6}
     assert all(character.isprintable() or character == "\n" for character in page)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from mmfeat.common.csv_text import unharmed
 from mmfeat.common.errors import DataError, RunError
 from mmfeat.common.randomness import id_numbers
+from mmfeat.common.sealed_tensors import read_arrays, write_arrays
 from mmfeat.heads import HEADS, takes
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.metrics.metric_rows import MetricRow, metrics_of
@@ -27,10 +28,12 @@ from mmfeat.project.project import Project
 from mmfeat.report.comparison_layouts import head_layout
 from mmfeat.report.comparison_table import ComparisonTable
 from mmfeat.report.text_tables import MOST_FREQUENT
+from mmfeat.report.trained_columns import about_in_sample
 from mmfeat.runs.comparison import Candidate, Scoring, mean_of_models, score_models
 from mmfeat.runs.comparison_files import ModelLogits, read_logits, write_logits
 from mmfeat.runs.ensembles import combined
 from mmfeat.training import head_comparison as compare
+from mmfeat.training.model_costs import EncoderCosts, model_costs
 from mmfeat.workflows import compare_heads as compare_heads_module
 from mmfeat.workflows.compare_heads import compare_heads
 from mmfeat.workflows.ensemble import ensemble
@@ -144,9 +147,9 @@ def test_any_class_name_survives_its_files(names):
     table = table_of(models_of(labels), names)
     read = list(csv.reader(io.StringIO(table.classes_csv(), newline="")))
     assert [unharmed(row[0]) for row in read[1:]] == names
-    assert [row[2:] == ["", "", ""] for row in read[1:]] == [False, True, False]
+    assert [row[2:5] == ["", "", ""] for row in read[1:]] == [False, True, False]
     page = table.markdown()
-    by_class = page.partition("## F1 by class")[2].strip("\n").split("\n")
+    by_class = page.partition("## F1 by class")[2].partition("## Accuracy")[0].strip("\n").split("\n")
     assert len(by_class) == 2 + len(names)
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in by_class} == {6}
     assert all(character.isprintable() or character == "\n" for character in page)
@@ -229,6 +232,60 @@ def test_heads_and_ensembles_are_those_of_fuse_and_ensemble(folder):
     for run, name in (("crossattn-1", "crossattn"), ("fm3-1", "fm3"), ("image", "image")):
         np.testing.assert_allclose(np.sort(figures[name].rows_f1), np.sort(evaluated[run].rows_f1))
         assert figures[name].scores.loss == pytest.approx(evaluated[run].scores.loss, abs=1e-5)
+
+
+def test_in_sample_figures_are_those_of_the_runs_on_the_rows_that_they_learned(folder):
+    from mmfeat.workflows.evaluate import evaluate
+
+    result = compare_heads(Project(folder))
+    models = {model.name: model for model in result.models}
+    evaluated = evaluate(Project(folder), ["crossattn-1", "fm3-1", "image"], split="train")
+    assert all(evaluated.trained.values())
+    for run, name in (("crossattn-1", "crossattn"), ("fm3-1", "fm3"), ("image", "image")):
+        found, wanted = models[name].trained, evaluated.metrics[run].scores
+        assert (found.n_samples, found.loss) == (wanted.n_samples, pytest.approx(wanted.loss, abs=1e-5))
+        for figure in ("samples_f1", "macro_f1", "label_set_accuracy", "accuracy_per_class"):
+            assert getattr(found, figure) == pytest.approx(getattr(wanted, figure), abs=1e-6)
+    (row,) = (r for r in csv.DictReader((result.folder / "models.csv").open()) if r["model"] == "crossattn")
+    assert float(row["train_loss"]) == pytest.approx(models["crossattn"].trained.loss, abs=1e-6)
+    assert "residual=query" in row["settings"]
+    classes = list(csv.DictReader((result.folder / "classes.csv").open()))
+    for key, scores in (("accuracy", models["fm1"].metrics.scores), ("in-sample accuracy", models["fm1"].trained)):
+        shown = [float(one[f"{key} mean (image, text)"]) for one in classes]
+        assert shown == pytest.approx(scores.class_accuracy.tolist(), abs=1e-6)
+    page = (result.folder / "comparison.md").read_text(encoding="utf-8")
+    assert "| in-sample, 45 training rows |" in page
+    assert "## Accuracy by class" in page
+    assert "mean of logits, equal weights" in page
+    assert models["fm2"].settings["mean"] == ["fm1", "concat"]
+
+
+def test_costs_are_those_of_encoders_and_heads(folder):
+    models = {model.name: model.costs for model in compare_heads(Project(folder)).models}
+    image, text, both, head = (models[name] for name in ("image", "text", "fm1", "crossattn"))
+    assert both.milliseconds == pytest.approx(image.milliseconds + text.milliseconds, rel=1e-6)
+    assert head.milliseconds > both.milliseconds * 0.5
+    assert both.train_seconds == pytest.approx(image.train_seconds + text.train_seconds)
+    tuned = EncoderCosts(tuning=100.0, probe=0.0, encoding=7.0, milliseconds=2.0)
+    frozen = EncoderCosts(tuning=0.0, probe=3.0, encoding=5.0, milliseconds=None)
+    alone = model_costs(untrained(np.zeros((1, 2, 3), np.float32)), [tuned], probes=True, reads_embeddings=False)
+    assert alone.train_seconds == 100.0  # its own epochs encode
+    assert alone.milliseconds == pytest.approx(2.001)
+    fused = model_costs(part(0), [tuned, frozen], probes=False, reads_embeddings=True)
+    assert fused.train_seconds == 100.0 + 7.0 + 5.0 + 1.5
+    assert fused.milliseconds is None
+
+
+def test_models_of_an_earlier_version_have_no_in_sample_figures(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "project")
+    for file in (tmp_path / "project" / "comparisons" / "heads-1").glob("*.safetensors"):
+        arrays, metadata = read_arrays(file)
+        write_arrays(file, {name: a for name, a in arrays.items() if not name.startswith("train_")}, metadata)
+    monkeypatch.setattr(compare, "fit_seeds", None)
+    models = {model.name: model for model in compare_heads(Project(tmp_path / "project")).models}
+    assert models["image"].trained is not None  # from the store
+    assert models["crossattn"].trained is models["fm3"].trained is None
+    assert "earlier version have none" in about_in_sample(list(models.values()))
 
 
 def test_only_what_has_changed_is_made_again(folder, monkeypatch):

@@ -18,6 +18,7 @@ from mmfeat.project.encoding import extract
 from mmfeat.project.project import Project
 from mmfeat.workflows.export import export
 from mmfeat.workflows.fuse import fuse
+from mmfeat.workflows.runs import runs
 
 
 @pytest.mark.parametrize("name", ["fm3-1", "crossattn-1", "image"])
@@ -140,20 +141,64 @@ def test_the_model_card_says_what_the_run_recorded(exported, trained):
 
 
 def test_the_limit_is_said_either_way():
-    assert limit_text(12.34, 100) == "12.3 MB, within the limit of 100 MB."
-    assert limit_text(117.0, 100).startswith("117.0 MB, over the limit")
+    assert limit_text(12.34, 100) == "12.3 MB, within the limit of 100 MB by 87.7 MB."
+    assert limit_text(117.0, 100) == "117.0 MB, over the limit of 100 MB by 17.0 MB."
+    assert limit_text(100.04, 100).endswith("by 0.04 MB.")
     assert limit_text(117.0, 0) == "117.0 MB."
+
+
+def test_heads_alone_in_float16(trained, tmp_path, exported):
+    project = Project(trained, {"heads_dtype": "float16"})
+    result = export(project, "fm3-1", tmp_path / "model")
+
+    def size(folder, pattern):
+        return sum(p.stat().st_size for p in folder.rglob(pattern))
+
+    assert size(result.folder, "heads.safetensors") < 0.6 * size(exported, "heads.safetensors")
+    assert size(result.folder, "weights.safetensors") == size(exported, "weights.safetensors")
+    assert result.difference < 0.02
+    assert (
+        "crossattn on `image` and `text`, mean of 2 seeds, weights kept in float16"
+        in (result.folder / "README.md").read_text()
+    )
+    assert not export(project, "fm3-1", tmp_path / "model").made
+    with pytest.raises(DataError, match="was made from something else"):
+        export(Project(trained), "fm3-1", tmp_path / "model")
+    done = run_cli(
+        *("--project", str(trained), "export", "fm3-1", "other", "--heads-dtype", "float16", "--set", "limit_mb=1"),
+        cwd=tmp_path,
+    )
+    assert "fm3-1: image, text in float32, heads in float16; " in done.stdout
+    whole, half = (
+        {line.name: line.size_mb for line in runs(Project(trained, {"heads_dtype": dtype})).runs}
+        for dtype in ("float32", "float16")
+    )
+    head_mb = json.loads((trained / "runs" / "fm3-1" / "run.json").read_text())["head_mb"]
+    assert whole["fm3-1"] - half["fm3-1"] == pytest.approx(head_mb / 2)
+
+
+def test_runs_say_by_how_much_the_limit_is_met_or_missed(trained):
+    def about(limit):
+        return runs(Project(trained, {"limit_mb": str(limit)})).about_limit
+
+    sizes = sorted(line.size_mb for line in runs(Project(trained)).runs)
+    assert about(0) == ""
+    assert (
+        about(sizes[-1] + 2)
+        == f"All 4 models are within the limit of {sizes[-1] + 2:g} MB (limit_mb) by 2.0 MB or more."
+    )
+    assert about(sizes[0] / 2).startswith(f"4 of 4 models are over the limit of {sizes[0] / 2:g} MB (limit_mb) by ")
 
 
 def test_the_limit_is_a_setting_that_runs_and_export_judge_by(trained, tmp_path):
     listed = run_cli("--project", str(trained), "runs", "--set", "limit_mb=0.5", cwd=tmp_path).stdout
-    assert "2 of 4 models are over the limit of 0.5 MB (limit_mb)." in listed
+    assert "2 of 4 models are over the limit of 0.5 MB (limit_mb) by " in listed
     assert "over the limit" not in run_cli("--project", str(trained), "runs", cwd=tmp_path).stdout
     words = ["export", "crossattn-1", "model", "--set", "limit_mb=0.5"]
     done = run_cli("--project", str(trained), *words, cwd=tmp_path)
-    assert "MB, over the limit of 0.5 MB." in done.stdout
+    assert "MB, over the limit of 0.5 MB by " in done.stdout
     assert "--dtype float16" in done.stdout
-    assert "over the limit of 0.5 MB." in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "over the limit of 0.5 MB by " in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     again = run_cli("--project", str(trained), "export", "crossattn-1", "model", cwd=tmp_path)
     assert "Already made from the same" in again.stdout  # the limit changes no model
 

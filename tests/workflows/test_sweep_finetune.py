@@ -106,12 +106,12 @@ def test_the_best_in_use_is_what_finetune_makes_of_the_settings(folder):
 
 
 def test_in_sample_figures_are_of_rows_that_were_trained_on(folder, monkeypatch):
-    monkeypatch.setattr(module, "IN_SAMPLE", 7)
+    monkeypatch.setattr("mmfeat.training.in_sample.IN_SAMPLE", 7)
     shutil.rmtree(folder / "sweeps")
     result = sweep_finetune(folder, "text", {"finetune.lr": "2e-3"})
     (record,) = result.cells[0].fits
     assert record["n_train_scored"] == 7
-    monkeypatch.setattr(module, "IN_SAMPLE", 10**6)
+    monkeypatch.setattr("mmfeat.training.in_sample.IN_SAMPLE", 10**6)
     shutil.rmtree(folder / "sweeps")
     (record,) = sweep_finetune(folder, "text", {"finetune.lr": "2e-3"}).cells[0].fits
     project = Project(folder)
