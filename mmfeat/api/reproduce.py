@@ -147,7 +147,8 @@ def reproduce(
         root, models = (folder, MODELS) if scale == "paper" else (_small(Path(folder)), SMALL_MODELS)
         project = Project(root, progress=progress)
         _check(project)
-        studies = _studies(numbers, self_training, models)
+        own = [name for name in (IMAGE, TEXT) if project.config.encoder[name].model not in models]
+        studies = _studies(numbers, self_training, list(dict.fromkeys([*models, *own])))
         if dry_run:
             return ReproduceDryRun(steps=plan_steps(project, studies))
         return _run(project, studies, overwrite=overwrite)

@@ -95,7 +95,8 @@ class Sheet:
         found = []
         for i, title in enumerate(titles):
             figures = list(self.rows[i].figures.values()) if self.by_class else self._column(title)
-            parts = [THEIRS] * any(one.theirs is not None for one in figures) + [OURS]
+            parts = [THEIRS] * any(one.theirs is not None for one in figures)
+            parts += [OURS] * (not parts or any(one.ours is not None for one in figures))
             found.append((title, [*parts, *[DIFFERENCE] * any(one.difference is not None for one in figures)]))
         return found
 
