@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmfeat.api.verbs import Project
 from mmfeat.common.text import shown
+from mmfeat.config.finetune_recipes import recipe_settings
 from mmfeat.config.presets import PRESETS, toml_text
 from mmfeat.report.paper_sheet import Sheet
 
@@ -129,8 +130,16 @@ def about(project: Project) -> list[str]:
                 f"The {name} encoder is not the paper's ({wanted}): it is {shown(table.model)}{weights}. Differences are "
                 "those of the encoders and the data."
             )
-    settings = PRESETS["paper"].settings
-    own = {key: value for key, value in project.config.dotted() if key in settings and not key.startswith("encoder.")}
-    if others := [f"{key} = {toml_text(value)}" for key, value in own.items() if value != settings[key]]:
+    if others := _other_settings(project):
         notes.append(f"Settings that are not the preset's: {shown(', '.join(others), 500)}.")
     return notes
+
+
+def _other_settings(project: Project) -> list[str]:
+    """The settings in which a project departs from the preset, as lines of mmfeat.toml; its encoders are named elsewhere."""
+    config, wanted = project.config, PRESETS["paper"].settings
+    found = {key: value for key, value in config.dotted() if key in wanted and value != wanted[key]}
+    for name in (IMAGE, TEXT):
+        own, recipe = vars(config.finetune_of(name)), vars(recipe_settings("paper", name))
+        found |= {f"finetune.{name}.{key}": value for key, value in own.items() if value != recipe[key]}
+    return [f"{key} = {toml_text(value)}" for key, value in found.items() if not key.startswith("encoder.")]

@@ -165,8 +165,12 @@ def test_the_whole_paper_at_small_scale_in_ten_minutes_and_again_without_work(tm
     assert [sheet.name for sheet in kept_sheets(root)] == [table.name for table in paper_tables()]
     for sheet in kept_sheets(root):
         assert any("encoder is not the paper's" in note for note in sheet.notes), sheet.name
+        assert any("not the preset's: finetune.image.epochs = 4" in note for note in sheet.notes), sheet.name
         assert any(one.ours is not None for row in sheet.rows for one in row.figures.values()), sheet.name
-    assert all(row["ours"] for (_, figure), row in figures(root, "table-5").items() if figure == "val macro F1")
+    ablation = figures(root, "table-5")
+    for figure in ("val macro F1", "val loss", "train F1 (in-sample)", "train accuracy (in-sample)", "time s"):
+        assert all(row["ours"] for (_, one), row in ablation.items() if one == figure), figure
+    assert ablation["FM1 + FCNN", "val macro F1"]["ours_low"]
     assert (root / "submission.csv").is_file()
     before, tables = files_of(root), (root / "paper" / "tables.md").read_bytes()
     run_cli("reproduce", "--scale", "small", cwd=tmp_path)
