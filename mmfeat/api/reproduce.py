@@ -13,6 +13,7 @@ from mmfeat.api.paper_steps import IMAGE, TEXT, PlannedStep, Study, encoders_ste
 from mmfeat.api.paper_studies import MODELS, AblationStudy, EncoderStudy, SettingsStudy, SubmissionStudy
 from mmfeat.api.verbs import Project, init
 from mmfeat.common.errors import ConfigError, DataError
+from mmfeat.common.exclusive import alone_in
 from mmfeat.common.files import staging_folder, write_atomic
 from mmfeat.common.progress import clock, quiet, say
 from mmfeat.common.text import counted, shown
@@ -139,6 +140,8 @@ def reproduce(
         There are no val rows to compare on.
     OutputError
         A file of `paper/` was changed since it was written.
+    MmfeatError
+        Another reproduction of the project is running.
     """
     numbers = _numbers(tables)
     if scale not in SCALES:
@@ -151,7 +154,8 @@ def reproduce(
         studies = _studies(numbers, self_training, list(dict.fromkeys([*models, *own])))
         if dry_run:
             return ReproduceDryRun(steps=plan_steps(project, studies))
-        return _run(project, studies, overwrite=overwrite)
+        with alone_in(project.root / FOLDER, "mmfeat reproduce"):
+            return _run(project, studies, overwrite=overwrite)
 
 
 def plan_steps(project: Project, studies: Sequence[Study]) -> list[PlannedStep]:

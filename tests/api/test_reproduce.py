@@ -13,7 +13,8 @@ import mmfeat as mf
 from mmfeat.api import reproduce as module
 from mmfeat.api.paper_steps import PlannedStep, Study
 from mmfeat.api.paper_studies import AblationStudy, EncoderStudy, SettingsStudy, SubmissionStudy
-from mmfeat.common.errors import ConfigError, OutputError
+from mmfeat.common.errors import ConfigError, MmfeatError, OutputError
+from mmfeat.common.exclusive import alone_in
 from mmfeat.report.paper_figures import paper_tables
 from mmfeat.report.paper_files import kept_sheets
 from mmfeat.report.paper_sheet import Figure, Sheet, SheetRow
@@ -115,6 +116,16 @@ def test_a_changed_table_is_refused_before_any_work(project_folder, monkeypatch)
     monkeypatch.setattr(module, "_studies", lambda *asked: [Fake("table-1", fails=True)])
     with pytest.raises(OutputError, match=r"table-1\.csv: has been changed"):
         mf.reproduce(project_folder, progress=False)
+
+
+def test_two_at_once_do_not_make_everything_twice(project_folder, monkeypatch):
+    monkeypatch.setattr(module, "_studies", lambda *asked: [Fake("table-1")])
+    with (
+        alone_in(project_folder / "paper", "mmfeat reproduce"),
+        pytest.raises(MmfeatError, match="another mmfeat reproduce is running"),
+    ):
+        mf.reproduce(project_folder, progress=False)
+    assert mf.reproduce(project_folder, progress=False).sheets
 
 
 def test_a_dry_run_names_every_step_with_its_cost_and_writes_nothing(project_folder):
