@@ -19,17 +19,15 @@ from mmfeat.heads.training.fit_heads import FitData, fit_head, usual_batch
 from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.runs.ensembles import RECIPE_HEADS, combined
 
-LINEAR, MLP = (
-    LinearConfig(),
-    MlpConfig(hidden=256, lr=8e-4),
-)  # of all policies but paper; the run's own head does not matter
+# the models of all policies but paper; the run's own head does not matter
+LINEAR, MLP = LinearConfig(), MlpConfig(hidden=256, lr=8e-4)
 STEPS, LARGE = 480, 512  # approximate number of steps of a fit, and largest batch size
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 
-Logits = tuple[
-    np.ndarray, np.ndarray
-]  # `(N, K)` of all rows: of the fused models, the teacher; of the model judged on val
-Outputs = dict[str, np.ndarray]  # encoder to logits `(N, K)` of its own linear output, if a round fine-tuned it
+# logits `(N, K)` of all rows: of the fused models, which are the teacher, and of the model that is judged on val
+Logits = tuple[np.ndarray, np.ndarray]
+# encoder to logits `(N, K)` of its own linear output, if a round fine-tuned it
+Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,9 +148,10 @@ def test_progress_is_shown_unless_it_is_turned_off(own, capfd, monkeypatch):
 def test_selftraining_encoders_needs_a_yes(own, monkeypatch):
     from types import SimpleNamespace
 
+    from mmfeat.training.encoder_rounds import EncoderCost
     from mmfeat.workflows import selftrain as workflow
 
-    cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
+    cost = EncoderCost(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
     monkeypatch.setattr(workflow, "plan_selftrain", lambda project, naming: SimpleNamespace(cost=lambda: cost))
     monkeypatch.setattr(workflow, "selftrain", lambda project, plan: "done")
     with pytest.raises(MmfeatError, match=r"Encoder rounds: up to 1, .* Nothing was done\. To continue: yes=True"):

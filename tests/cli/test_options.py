@@ -593,8 +593,9 @@ def test_a_cell_or_an_encoder_is_put_in_use_where_it_is_asked_for(folder, monkey
 
 def test_encoder_rounds_are_asked_for_without_yes(folder, monkeypatch):
     from mmfeat.common.errors import MmfeatError
+    from mmfeat.training.encoder_rounds import EncoderCost
 
-    cost = SimpleNamespace(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0, front_mb=0.0, all_seconds=1.0)
+    cost = EncoderCost(times=1, names=["image"], n_rows=2, seconds=1.0, mb=1.0)
 
     def selftrain(project, plan):
         raise Reached([])

@@ -412,7 +412,7 @@ def test_captions_fronts_use_the_selected_engine(project, monkeypatch, tmp_path)
     graphs, compared = [], []
     export, compare = engine_graphs.write_encoder_graph, selection.disagreement
     monkeypatch.setattr(engine_graphs, "write_encoder_graph", lambda *a, **k: graphs.append(1) or export(*a, **k))
-    monkeypatch.setattr(selection, "disagreement", lambda *a: compared.append(a[0].shape) or compare(*a))
+    monkeypatch.setattr(selection, "disagreement", lambda *a, **k: compared.append(a[0].shape) or compare(*a, **k))
     rows = {which: project.manifest.rows(which) for which in ("train", "val")}
 
     def states() -> list[np.ndarray]:

@@ -139,7 +139,8 @@ def test_ids_are_read_as_they_stand(tmp_path, name, text, n, expected):
     assert read_ids(tmp_path / name, n) == expected
 
 
-@given(st.lists(st.text("ab0é,;\"' \t\0\x85\u2028", min_size=1), min_size=1))
+# without NUL, because "\0a\0b" is UTF-16 as well
+@given(st.lists(st.text("ab0é,;\"' \t\x1f\x85\u2028", min_size=1), min_size=1))
 def test_text_ids_come_back(tmp_path_factory, ids):
     path = tmp_path_factory.mktemp("ids") / "a.txt"
     path.write_text("\n".join(ids) + "\n", encoding="utf-8", newline="")
