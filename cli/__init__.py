@@ -18,6 +18,7 @@ from mmfeat.cli.finetune import finetune_command
 from mmfeat.cli.fuse import fuse_command
 from mmfeat.cli.init import init_command
 from mmfeat.cli.predict import predict_command
+from mmfeat.cli.reproduce import reproduce_command
 from mmfeat.cli.review import review_command
 from mmfeat.cli.runs import runs_command
 from mmfeat.cli.selftrain import selftrain_command
@@ -50,6 +51,7 @@ COMMANDS = (
     export_command,
     serve_command,
     store_command,
+    reproduce_command,
     demo_command,
 )
 

@@ -66,8 +66,8 @@ def encoders_command(
 ) -> None:
     """Train encoders on the same split and compare size, time, metrics and speed.
 
-    NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with a file of weights.
-    image:MODEL and text:MODEL state the modality. Without NAME: all encoders of mmfeat.toml.
+    NAME is an encoder of mmfeat.toml, a model of timm, torchvision or transformers, or MODEL=FILE with a file of weights
+    (MODEL=random: random weights). image:MODEL and text:MODEL state the modality. Without NAME: all encoders of mmfeat.toml.
     """
     from mmfeat.inference.next_commands import after_finetune
     from mmfeat.workflows.compare_encoders import advises_best, compare_encoders, use_encoders

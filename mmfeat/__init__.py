@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmfeat.api.demo import demo
     from mmfeat.api.exported_model import predict
+    from mmfeat.api.reproduce import reproduce
     from mmfeat.api.verbs import Project, init
     from mmfeat.common.errors import MmfeatError
     from mmfeat.data.manifest import Manifest
@@ -43,6 +44,7 @@ _PUBLIC = {
     "fit_head": "mmfeat.heads.training.fit_heads",
     "init": "mmfeat.api.verbs",
     "predict": "mmfeat.api.exported_model",
+    "reproduce": "mmfeat.api.reproduce",
 }
 __all__ = [
     "FeatureStore",
@@ -60,6 +62,7 @@ __all__ = [
     "fit_head",
     "init",
     "predict",
+    "reproduce",
 ]
 
 

@@ -36,8 +36,13 @@ def write_sealed(path: Path, values: dict[str, Any]) -> None:
     OSError
         The folder cannot be written.
     """
+    write_atomic(path, sealed_text(values))
+
+
+def sealed_text(values: dict[str, Any]) -> str:
+    """JSON values with their seal, as the text of a file."""
     values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read: string keys, no tuples
-    write_atomic(path, _text({**values, _SEAL: digest_json(values)}))
+    return _text({**values, _SEAL: digest_json(values)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

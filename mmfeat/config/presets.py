@@ -78,7 +78,7 @@ PRESETS = {
         about=(
             "Written by: mmfeat init --preset paper. Its settings are those of the paper; where it names none, mmfeat's.",
             "In this order: mmfeat finetune; extract; fuse --head concat; fuse --head crossattn; ensemble fm1, fm2, fm3;",
-            "compare heads; selftrain; ensemble fm1; predict",
+            "compare heads; selftrain; ensemble fm1; predict. All of it, beside the paper's numbers: mmfeat reproduce",
         ),
         modalities=("image", "text"),
         settings={

@@ -44,6 +44,20 @@ def with_encoder(text: str, name: str, values: Mapping[str, bool | str], *, inpu
     raise ConfigError(f"{FILE_NAME}: its layout cannot be edited. Write by hand: {' '.join([*lines, *more])}")
 
 
+def with_values(text: str, values: Mapping[str, bool | float | str]) -> str:
+    """The text of mmfeat.toml with other values of some dotted keys; tables that it lacks are added."""
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    for key, value in values.items():
+        *tables, last = key.split(".")
+        table: Any = document
+        for name in tables:
+            table = table.setdefault(name, tomlkit.table())
+        table[last] = value
+    return tomlkit.dumps(document)
+
+
 def _values(text: str) -> dict[str, Any] | None:
     try:
         return tomllib.loads(text)

@@ -63,7 +63,7 @@ class Project(ProjectEncoders):
         samples : ProjectSamples
             Other samples. Their manifest becomes that of the derived project.
         folder : Path
-            The folder of the derived project's `checkpoints/` and `.mmfeat/`.
+            The folder of the derived project's `checkpoints/` and `.mmfeat/`; of a dry project, `.mmfeat/` stays a copy.
         memory : Path
             Replaces the folder's `.mmfeat/`.
         store : FeatureStore
@@ -87,8 +87,8 @@ class Project(ProjectEncoders):
         if samples is not None:
             other.samples, other.manifest = samples, samples.manifest
         if folder is not None:
-            other.folder, other.memory = folder, folder / ".mmfeat"
-        for name, value in {"manifest": manifest, "memory": memory, "store": store}.items():
+            other.folder, other.memory = folder, self.memory if self.dry else folder / ".mmfeat"
+        for name, value in {"manifest": manifest, "memory": None if self.dry else memory, "store": store}.items():
             if value is not None:
                 setattr(other, name, value)
         return other

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from mmfeat.common.csv_text import csv_text
 from mmfeat.common.text import counted, shown
 from mmfeat.metrics.metric_rows import MetricRow
+from mmfeat.report.markdown import escaped, markdown_table
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.table_layout import Table, count, number, outside, table
 from mmfeat.report.trained_columns import IN_SAMPLE, in_sample_cell, in_sample_title, n_in_sample
@@ -202,16 +202,16 @@ class ComparisonTable:
         layout = self.layout
         head, rows = self._models()
         lines = [f"# {layout.heading} compared on {self.title}", "", f"![{layout.picture}]({PLOT})", ""]
-        lines += [*_markdown_table([*head, "note"], rows), ""]
+        lines += [*markdown_table([*head, "note"], rows), ""]
         if layout.conclusions:
-            lines += [*(f"- {_escaped(line, 1000)}" for line in layout.conclusions), ""]
+            lines += [*(f"- {escaped(line, 1000)}" for line in layout.conclusions), ""]
         lines += [self.notes, ""]
         if layout.further:
-            lines += ["## Further metrics", "", *_markdown_table(*self._further()), ""]
+            lines += ["## Further metrics", "", *markdown_table(*self._further()), ""]
         if (found := self._in_sample())[1]:
-            lines += ["## In-sample", "", *_markdown_table(*found), ""]
-        lines += ["## F1 by class", "", *_markdown_table(*self._by_class()), ""]
-        return "\n".join([*lines, "## Accuracy by class", "", *_markdown_table(*self._by_class("class_accuracy")), ""])
+            lines += ["## In-sample", "", *markdown_table(*found), ""]
+        lines += ["## F1 by class", "", *markdown_table(*self._by_class()), ""]
+        return "\n".join([*lines, "## Accuracy by class", "", *markdown_table(*self._by_class("class_accuracy")), ""])
 
     def write(self, outputs: Outputs, folder: Path) -> tuple[list[Path], bool]:
         """Write `models.csv`, `classes.csv`, `comparison.md` and `comparison.png`, unless they are up to date.
@@ -265,15 +265,3 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str] | str], **more: A
 
 def _rounded(row: Iterable[Any]) -> list[Any]:
     return [round(cell, 6) if isinstance(cell, float) else cell for cell in row]
-
-
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str] | str]) -> list[str]:
-    full = [[row, *[""] * (len(head) - 1)] if isinstance(row, str) else row for row in [head, *rows]]
-    cells = [[_escaped(cell) for cell in row] for row in full]
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
-
-
-def _escaped(text: str, limit: int = 60) -> str:
-    """Any text as one cell or line, shortened as by `shown`: characters that Markdown would interpret are escaped."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", shown(text, limit))

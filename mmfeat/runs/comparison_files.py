@@ -71,6 +71,8 @@ class ComparisonFolder:
         `(n,)` uint64 of the val rows' ids, from :func:`mmfeat.common.randomness.id_numbers`.
     record : dict
         Further JSON values for `comparison.json`.
+    dry : bool
+        Whether nothing may be written. The path of a new comparison then does not exist.
 
     Attributes
     ----------
@@ -80,10 +82,22 @@ class ComparisonFolder:
     """
 
     def __init__(
-        self, parent: Path, kind: str, common: dict[str, Any], *, numbers: np.ndarray, record: dict[str, Any]
+        self,
+        parent: Path,
+        kind: str,
+        common: dict[str, Any],
+        *,
+        numbers: np.ndarray,
+        record: dict[str, Any],
+        dry: bool = False,
     ) -> None:
         self.numbers, self.made = numbers, False
-        self.path = _existing_or_new_folder(parent, kind, digest_json(common), {"kind": kind, **common, **record})
+        fingerprint = digest_json(common)
+        found = _existing_folder(parent, kind, fingerprint)
+        if found is None:
+            whole = {"kind": kind, **common, **record}
+            found = parent / f"{kind}-0" if dry else _new_folder(parent, kind, fingerprint, whole)
+        self.path = found
 
     def kept(self, name: str, fingerprint: str) -> ModelLogits | None:
         """The cached logits in the file `name`; None if there are none, or they have another fingerprint."""
@@ -96,7 +110,7 @@ class ComparisonFolder:
         return model
 
 
-def _existing_or_new_folder(parent: Path, kind: str, fingerprint: str, record: dict[str, Any]) -> Path:
+def _existing_folder(parent: Path, kind: str, fingerprint: str) -> Path | None:
     found = [
         (int(match[1]), path)
         for path in (parent.iterdir() if parent.is_dir() else ())
@@ -114,6 +128,10 @@ def _existing_or_new_folder(parent: Path, kind: str, fingerprint: str, record: d
             continue
         if kept["fingerprint"] == fingerprint:
             return path
+    return None
+
+
+def _new_folder(parent: Path, kind: str, fingerprint: str, record: dict[str, Any]) -> Path:
     with staging_folder(parent, sweep=False) as staged:
         write_sealed(staged / RECORD, {"format": FORMAT, "fingerprint": fingerprint, **record})
         return publish_folder(staged, parent, kind)

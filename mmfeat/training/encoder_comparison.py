@@ -14,7 +14,13 @@ from mmfeat.common.text import counted, shown
 from mmfeat.project.project import Project
 from mmfeat.project.provenance import common_record
 from mmfeat.runs.comparison import Candidate
-from mmfeat.runs.comparison_files import ComparisonFolder, read_compared_encoder, write_compared_encoder
+from mmfeat.runs.comparison_files import (
+    ComparedEncoder,
+    ComparisonFolder,
+    ModelLogits,
+    read_compared_encoder,
+    write_compared_encoder,
+)
 from mmfeat.store.feature_table import rows_digest
 from mmfeat.training.encoder_fits import EncoderFits
 from mmfeat.training.proposed_encoders import ProposedEncoder, proposed_encoder
@@ -53,6 +59,7 @@ class EncoderComparison:
             common,
             numbers=id_numbers(manifest.ids[rows["val"]]),
             record=common_record(project),
+            dry=project.dry,
         )
         kept = [read_compared_encoder(file) for file in sorted(self.folder.path.glob(f"*/{RECORD}"))]
         self._modalities = {record.typed: record.modality for record in kept if record}
@@ -86,6 +93,21 @@ class EncoderComparison:
         self.proposals = {proposal.label: proposal for proposal in (*asked.values(), *earlier.values())}
         return found
 
+    def missing(self, typed: list[str]) -> list[EncoderFits]:
+        """The fits of typed encoders that are not kept. Encoders that cannot be compared are in :attr:`failed`."""
+        found = []
+        for proposal in self._requested(typed).values():
+            with self._failing(proposal.label):
+                fits = self._fits_of(proposal)
+                if None in self._kept(proposal, fits):
+                    found.append(fits)
+        return found
+
+    def _kept(self, proposal: ProposedEncoder, fits: EncoderFits) -> tuple[ComparedEncoder | None, ModelLogits | None]:
+        fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
+        record = read_compared_encoder(self.folder.path / proposal.folder / RECORD)
+        return record, self.folder.kept(f"{proposal.folder}/{LOGITS}", fingerprint)
+
     def _requested(self, typed: list[str]) -> dict[str, ProposedEncoder]:
         """The typed encoders by folder."""
         asked: dict[str, ProposedEncoder] = {}
@@ -109,9 +131,8 @@ class EncoderComparison:
 
     def _candidate(self, proposal: ProposedEncoder, fit: bool) -> Candidate | None:
         """An encoder's record and logits; None if they are not kept and `fit` is False."""
-        fits, folder, file = self._fits_of(proposal), self.folder.path / proposal.folder, f"{proposal.folder}/{LOGITS}"
-        fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
-        record, model = read_compared_encoder(folder / RECORD), self.folder.kept(file, fingerprint)
+        fits, folder = self._fits_of(proposal), self.folder.path / proposal.folder
+        record, model = self._kept(proposal, fits)
         if not (record and model):
             if not fit:
                 return None
@@ -119,7 +140,8 @@ class EncoderComparison:
             say(f"{proposal.label}: {counted(n_seeds, 'seed')}, {'frozen' if self.freeze else 'fine-tuned'}")
             record, model = fits.make()
             write_compared_encoder(folder / RECORD, record)
-            self.folder.keep(file, fingerprint, model)
+            fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
+            self.folder.keep(f"{proposal.folder}/{LOGITS}", fingerprint, model)
             for i in range(1, n_seeds):  # their logits are kept; only the first can be put in use
                 shutil.rmtree(folder / f"seed-{i}", ignore_errors=True)
         return Candidate(

@@ -19,6 +19,7 @@ from mmfeat.inference.logits import RowLogits, fill_unknown, training_prior
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.runs.comparison_files import ComparedEncoder, ModelLogits
+from mmfeat.training.dry_run import plan_finetune
 from mmfeat.training.encoder_training import FinetunedEncoder, finetune_encoders
 from mmfeat.training.finetune_plan import fit_plan
 from mmfeat.training.in_sample import cached_logits, logits_in_passing, train_sample
@@ -61,6 +62,11 @@ class EncoderFits:
     def make(self) -> tuple[ComparedEncoder, ModelLogits]:
         """Fit each seed, unless its checkpoint exists; raises as `finetune_encoders`."""
         return self._frozen() if self.freeze else self._tuned()
+
+    def seconds(self) -> float:
+        """Estimate the time of all fits, from a few batches. The project must be opened with `dry=True`."""
+        plans = plan_finetune(self._overlay(0), [self.name], self.freeze)
+        return len(self.seeds) * sum(plan.seconds for plan in plans)
 
     def _overlay(self, i: int) -> Project:
         """The project with this encoder alone, and its checkpoints in the folder of one seed."""

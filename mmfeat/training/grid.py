@@ -142,6 +142,7 @@ def encoder_grid(
     listed: Sequence[dict[str, str]] = (),
     *,
     bare: bool = True,
+    dry: bool = False,
 ) -> Grid:
     """The grid of `mmfeat sweep finetune`.
 
@@ -156,6 +157,8 @@ def encoder_grid(
         Cells: keys of fine-tuning to the text of a value. Each is combined with all values of `overrides`.
     bare : bool
         Whether there is a cell if nothing is swept.
+    dry : bool
+        Whether nothing may be written.
 
     Raises
     ------
@@ -165,7 +168,7 @@ def encoder_grid(
     """
     swept = {key: _texts(key, text) for key, text in overrides.items() if key.split(".")[0] == "finetune"}
     fixed = {key: text for key, text in overrides.items() if key not in swept}
-    project = Project(folder, fixed)
+    project = Project(folder, fixed, dry)
     table = project.encoder_table(name)
     if not table.tunable:
         raise ConfigError(f"encoder.{name}: {shown(table.model)} has no network to fine-tune")

@@ -109,7 +109,7 @@ class Grid:
         cells = []
         for texts in typed:
             texts = self._with_own_decay(name, texts)
-            project = Project(self.project.root, {**self.shared(name), **texts})
+            project = Project(self.project.root, {**self.shared(name), **texts}, self.project.dry)
             if (same := self.identity(name, project)) not in seen:
                 seen.append(same)
                 cells.append(Cell(name=name, project=project, typed=texts, values={}))
@@ -121,7 +121,7 @@ class Grid:
         decay = f"{table}.weight_decay"
         if typed.get(f"{table}.optimizer") != "adamw" or decay in typed:
             return typed
-        project = Project(self.project.root, {**self.shared(name), **typed})
+        project = Project(self.project.root, {**self.shared(name), **typed}, self.project.dry)
         if decay in project.config.origins or self.settings_of(name, project).weight_decay:
             return typed
         return {**typed, decay: str(ADAMW_DECAY)}

@@ -14,6 +14,8 @@ from mmfeat.config.schema import MODALITIES
 from mmfeat.encoders.kinds import recognised_modality
 from mmfeat.project.project import Project
 
+RANDOM = "random"  # in place of a file of weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProposedEncoder:
@@ -75,7 +77,7 @@ class ProposedEncoder:
 
 
 def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> ProposedEncoder:
-    """The encoder of an argument: `NAME`, `MODEL`, `MODEL=WEIGHTS`, `image:MODEL` or `text:MODEL`.
+    """The encoder of an argument: `NAME`, `MODEL`, `MODEL=WEIGHTS` (a file, or `random`), `image:MODEL` or `text:MODEL`.
 
     Relative paths start at the current folder.
 
@@ -100,9 +102,9 @@ def proposed_encoder(project: Project, typed: str, known: dict[str, str]) -> Pro
         raise ConfigError(f"{shown(typed)}: write an encoder of mmfeat.toml, MODEL, or MODEL=FILE of weights")
     in_folder = is_path(model) or (Path(model) / "config.json").is_file()
     model = _absolute(model) if in_folder else model
-    if weights and not Path(weights).expanduser().is_file():
+    if weights not in ("", RANDOM) and not Path(weights).expanduser().is_file():
         raise ConfigError(f"{shown(typed)}: no file of weights {shown(weights)}")
-    pretrained = _absolute(weights) if weights else ""
+    pretrained = weights if weights in ("", RANDOM) else _absolute(weights)
     modality = forced or ("text" if in_folder else "") or known.get(typed) or _modality(typed, model, list(encoders))
     for name, table in encoders.items():
         same = table.modality == modality and _same(project, table.model, model)

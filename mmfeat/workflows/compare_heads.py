@@ -63,6 +63,7 @@ def compare_heads(project: Project, names: Sequence[str] | None = None, *, overw
         numbers=work.folder.numbers,
         metric=metric,
         rule_of=lambda logits: crossfitted_rule(project, val, logits),
+        intervals=("macro_f1", "loss"),
         train_labels=project.manifest.labels[work.sample],
         shipped_rule_of=lambda logits: fitted_rule(project, val, logits),
     )

@@ -41,7 +41,8 @@ def own(own_folder):
 
 
 COMMANDS = {"_".join(words): command for words, command in leaves(group).items()}
-FUNCTIONS = {"init": mf.init, "demo": mf.demo, "encoders_list": mf.Project.encoders}  # the first two need no project
+# The first three need no project.
+FUNCTIONS = {"init": mf.init, "demo": mf.demo, "reproduce": mf.reproduce, "encoders_list": mf.Project.encoders}
 METHODS = {"runs": "table"}  # `runs` is the list of runs
 OUTPUT = (JSON_OPTION, QUIET_OPTION)  # to_frame() and progress=False
 LEFT_OUT = {
@@ -72,7 +73,7 @@ def test_every_option_of_every_command_is_an_argument(name):
         for one in COMMANDS[name].params
         if isinstance(one, click.Argument) and one.nargs == 1
     }
-    if name == "init":
+    if name in ("init", "reproduce"):
         positional.add("folder")
     assert arguments_of(COMMANDS[name]) - left_out == names - positional
     by_keyword = [one for one in parameters if one.name not in positional | {"self", "folder", "seed"}]

@@ -381,6 +381,17 @@ COMMANDS = {
     "store import": Spec(
         ["n", "f.npy"], ["store_import.import_embeddings"], {"--ids": Opt("i.txt"), "--array": Opt("a")}
     ),
+    "reproduce": Spec(
+        [],
+        ["api.reproduce"],
+        {
+            "--tables": Opt("1,2"),
+            "--self-training": Opt(),
+            "--scale": Opt("small"),
+            "--dry-run": Opt(),
+            "--overwrite": Opt(),
+        },
+    ),
     "demo": Spec([], ["api.demo"], {"--folder": Opt("x"), "--seed": Opt("3")}),
 }
 PAIRS = (("runs", "--rename"), ("runs", "--note"))  # options of two values
@@ -423,7 +434,7 @@ def called(monkeypatch, reached: list[str], words: list[str]):
 
     for name in reached:
         module, _, function = name.rpartition(".")
-        place = "mmfeat.api.demo" if module == "api" else f"mmfeat.workflows.{module}"
+        place = f"mmfeat.api.{function}" if module == "api" else f"mmfeat.workflows.{module}"
         monkeypatch.setattr(importlib.import_module(place), function, caught)
     done = CliRunner().invoke(group, words)
     if isinstance(done.exception, Reached):

@@ -40,6 +40,7 @@ COMMANDS = {
     "store verify": ["store", "verify"],
     "store gc": ["store", "gc", "--yes"],
     "store export": ["store", "export", "../arrays.h5"],
+    "reproduce": ["reproduce", "--dry-run", "--tables", "3"],
     "store import": ["store", "import", "clip", "../embeddings.npy", "--ids", "../ids.txt"],
 }
 WITHOUT_TABLE = {"init", "review", "predict", "export", "store gc", "store import", "demo"}
