@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmfeat.api.verbs import Project
 from mmfeat.common.text import shown
@@ -109,12 +109,16 @@ def with_encoders_of(project: Project, run: Run) -> Snapshot:
     """The project as it is now, with the encoders that a run reads; another fine-tuning may have replaced them since."""
     now, checkpoints = project.reopened(), {name: run.record["encoders"][name]["checkpoint"] for name in (IMAGE, TEXT)}
     tables = {
-        name: dataclasses.replace(now.config.encoder[name], checkpoint=f"checkpoints/{made}")
+        name: _with_checkpoint(now.config.encoder[name], f"checkpoints/{made}")
         for name, made in checkpoints.items()
         if made and made != now.identity(name).checkpoint
     }
     encoders = {**now.config.encoder, **tables}
     return now.derived(config=dataclasses.replace(now.config, encoder=encoders), folder=now.root) if tables else now
+
+
+def _with_checkpoint(table: Any, checkpoint: str) -> Any:
+    return dataclasses.replace(table, checkpoint=checkpoint)
 
 
 def about(project: Project) -> list[str]:

@@ -28,7 +28,7 @@ from mmfeat.report.result import Record, TableResult
 SCALES = ("paper", "small")
 SMALL_FOLDER, SMALL_MODELS = "mmfeat-paper-small", (IMAGE, "test_resnet=random", TEXT)
 _SMALL = {"n_labelled": 500, "n_unlabelled": 300}
-_SMALL_SETTINGS = {
+_SMALL_SETTINGS: dict[str, bool | float | str] = {
     "encoder.image.size": 64,
     "encoder.text.model": "./data/text-encoder",
     "finetune.image.epochs": 4,
@@ -244,9 +244,16 @@ def _small(parent: Path) -> Path:
     say("making pictures and captions")
     with staging_folder(root.parent) as staged:
         make_demo(staged / "data", 0, **_SMALL)
-        weights = {"image_weights": "random", "text_weights": "random"}
-        encoders = {"image_encoder": "test_efficientnet", "text_encoder": str(staged / "data" / "text-encoder")}
-        init(staged, staged / "data", val=0.2, preset="paper", **encoders, **weights)
+        init(
+            staged,
+            staged / "data",
+            val=0.2,
+            preset="paper",
+            image_encoder="test_efficientnet",
+            image_weights="random",
+            text_encoder=str(staged / "data" / "text-encoder"),
+            text_weights="random",
+        )
         file = staged / FILE_NAME
         write_atomic(file, with_values(file.read_text(encoding="utf-8"), _SMALL_SETTINGS))
         staged.rename(root)
