@@ -65,7 +65,7 @@ empty     = {empty:<22} # labels of a row without a class above the threshold: m
 """
 
 NEW_THRESHOLD = '"auto"'  # of new projects; without the line it is 0.5, as in version 0.1
-NEW_SYNONYMS = "wordnet"  # of new projects; without the line it is the list of version 0.1
+NEW_SYNONYMS = "mmfeat"  # of new projects, and without the line: the list of version 0.1
 ABOUT_HEAD = "# settings of this head: lr, dropout, epochs ..."
 SHARES = "shares of the labelled rows; rows keep their split"
 OWN_SHARES = "shares, used only if the column or the files below name no such row"

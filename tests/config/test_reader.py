@@ -164,7 +164,7 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults_and_the_automati
             ENCODERS[name].format(model=f'"{model}"', pretrained='"auto"')
             for name, model in (("image", "efficientnet_b4"), ("text", "google/bert_uncased_L-2_H-128_A-2"))
         ),
-        synonyms='synonyms = "wordnet"\n',
+        synonyms='synonyms = "mmfeat"\n',
         finetune="#[finetune.image]",
         inputs='["image", "text"]',
         head="crossattn",
@@ -175,7 +175,7 @@ def test_the_template_is_a_valid_file_with_nothing_but_defaults_and_the_automati
     values, defaults = config.values(), Config().values()
     assert values.pop("data") != defaults.pop("data")
     assert values.pop("predict") == defaults.pop("predict") | {"threshold": "auto"}  # files of 0.1 keep 0.5
-    assert values["finetune"].pop("synonyms") == "wordnet"  # files of 0.1 keep theirs
+    assert values["finetune"].pop("synonyms") == "mmfeat"  # files of 0.1 keep theirs
     assert defaults["finetune"].pop("synonyms") == ""
     new = {"image": {"precision": "mixed", "reduced_decoding": True}, "text": {"precision": "mixed"}}
     for name, changed in new.items():  # older files keep their keys

@@ -69,7 +69,7 @@ def test_without_a_preset_nothing_is_of_the_paper(tmp_path, small_source):
     found = settings_of(tmp_path)
     assert (found["metric"], found["finetune.recipe"], found["selftrain.policy"]) == ("samples-f1", "best", "soft")
     assert found["predict.threshold"] == "auto"
-    assert found["finetune.synonyms"] == "wordnet"
+    assert found["finetune.synonyms"] == "mmfeat"
     init(tmp_path, str(small_source), preset="paper")  # nothing was edited or made: it starts over
     assert settings_of(tmp_path)["predict.threshold"] == 0.5
 
