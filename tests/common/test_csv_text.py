@@ -86,7 +86,7 @@ def test_comparisons():
     from mmfeat.report.comparison_table import ComparisonTable
 
     for label in ("=model", "@m=w.pth"):
-        model = SimpleNamespace(metrics=figures(), label=label)
+        model = SimpleNamespace(metrics=figures(), label=label, trained=None)
         layout = SimpleNamespace(class_columns=(("{label}", "class_f1"),))
         table = ComparisonTable(title="", models=[model], baselines=[], classes=CLASSES, layout=layout)
         assert is_guarded(table.classes_csv())
