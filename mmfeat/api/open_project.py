@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from mmfeat.common.errors import ConfigError, DataError
 from mmfeat.common.progress import quiet
-from mmfeat.common.text import counted
+from mmfeat.common.text import counted, typed_value
 from mmfeat.config.read_keys import check_read
 from mmfeat.config.schema import FILE_NAME, Config
 from mmfeat.project.cached_rows import remembered_cached_rows
@@ -172,8 +172,6 @@ def as_typed(settings: Settings) -> dict[str, str]:
 
 
 def _typed(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, str | int | float):
-        return str(value)
+        return typed_value(value)
     return ",".join(_typed(one) for one in value)

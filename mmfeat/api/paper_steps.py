@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmfeat.api.verbs import Project
-from mmfeat.common.text import shown
+from mmfeat.common.text import shown, toml_value
 from mmfeat.config.finetune_recipes import recipe_settings
-from mmfeat.config.presets import PRESETS, toml_text
+from mmfeat.config.presets import PRESETS
 from mmfeat.report.paper_sheet import Sheet
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mmfeat.training.study_costs import Cost
 
 IMAGE, TEXT = "image", "text"
-_PAPERS = {IMAGE: "efficientnet_b4", TEXT: "google/bert_uncased_L-2_H-128_A-2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,8 @@ def about(project: Project) -> list[str]:
     manifest = project.manifest
     rows = {which: len(manifest.rows(which)) for which in ("train", "val", "unlabelled")}
     notes = ["Rows: " + ", ".join(f"{n:,} {which}" for which, n in rows.items()) + "."]
-    for name, wanted in _PAPERS.items():
+    for name in (IMAGE, TEXT):
+        wanted = PRESETS["paper"].settings[f"encoder.{name}.model"]
         table = project.config.encoder.get(name)
         if table is not None and (table.model != wanted or table.pretrained == "random"):
             weights = " with random weights" if table.pretrained == "random" else ""
@@ -146,4 +146,4 @@ def _other_settings(project: Project) -> list[str]:
     for name in (IMAGE, TEXT):
         own, recipe = vars(config.finetune_of(name)), vars(recipe_settings("paper", name))
         found |= {f"finetune.{name}.{key}": value for key, value in own.items() if value != recipe[key]}
-    return [f"{key} = {toml_text(value)}" for key, value in found.items() if not key.startswith("encoder.")]
+    return [f"{key} = {toml_value(value)}" for key, value in found.items() if not key.startswith("encoder.")]

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from mmfeat.common.errors import ConfigError
 
@@ -55,16 +56,21 @@ def utc_time(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
 
 
-def toml_value(value: bool | str | Sequence[str]) -> str:
-    """Format a string, a list of strings, or true or false as a TOML value; TOML parsers return the same text.
+def typed_value(value: Any) -> str:
+    """A truth value, number or text as it is typed, without quotes: `true`, `0.0005`, `adam`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def toml_value(value: float | str | Sequence[str]) -> str:
+    """Format a string, a list of strings, a number, or true or false as a TOML value; TOML parsers return the same value.
 
     Raises
     ------
     ConfigError
         The text has bytes that are not UTF-8 (as a file name may), which TOML cannot contain.
     """
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, int | float):  # also true and false
+        return typed_value(value)
     if not isinstance(value, str):
         return f"[{', '.join(map(toml_value, value))}]"
     if re.search("[\ud800-\udfff]", value):

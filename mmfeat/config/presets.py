@@ -31,7 +31,7 @@ class Preset:
     def lines(self, config: Config, table: str) -> list[str]:
         """The preset's keys of a table as lines of TOML, with their values in `config`."""
         values = dict(config.dotted())
-        return [f"{key} = {toml_text(values[f'{table}.{key}'])}" for key in self._keys(table)]
+        return [f"{key} = {toml_value(values[f'{table}.{key}'])}" for key in self._keys(table)]
 
     def head_tables(self, config: Config) -> str:
         """The tables `[fuse.HEAD]`, one after another."""
@@ -40,11 +40,6 @@ class Preset:
 
     def _keys(self, table: str) -> Iterator[str]:
         return (key.rpartition(".")[2] for key in self.settings if key.rpartition(".")[0] == table)
-
-
-def toml_text(value: Any) -> str:
-    """A text, number, truth value or list as in mmfeat.toml."""
-    return toml_value(value) if isinstance(value, str | list) else str(value).lower()
 
 
 # Heads by 3.1.2 and Table 4: Adam, lr 5e-4, weighted loss. The paper names neither their schedule nor their dropout.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmfeat.common.text import toml_value
 from mmfeat.config.encoder_tables import is_path
-from mmfeat.config.presets import Preset, toml_text
+from mmfeat.config.presets import Preset
 from mmfeat.config.schema import HEAD, HEAD_ALONE, Config, SplitConfig
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.tables.readers import Source
@@ -123,7 +123,7 @@ def filled_template(
         seeds=config.fuse.seeds,
         policy=toml_value(config.selftrain.policy),
         selftrain="".join(f"{line}\n" for line in preset.lines(config, "selftrain")[1:]) if preset else "",
-        threshold=toml_text(config.predict.threshold) if preset else NEW_THRESHOLD,
+        threshold=toml_value(config.predict.threshold) if preset else NEW_THRESHOLD,
         source=toml_value(shortened(config.data.source, folder)),
         images=toml_value(images[0] if len(images) == 1 else images),
         **{role: toml_value(data.settings[role]) for role in ("id", "image", "caption", "labels")},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfeat.common.errors import ConfigError, one_line
-from mmfeat.common.text import shown
+from mmfeat.common.text import shown, typed_value
 from mmfeat.common.urls import refuse_url
 
 TABLE = "cell"  # of the file: each [[cell]] is a cell
@@ -62,4 +62,4 @@ def _of_table(table: Any, place: str) -> dict[str, str]:
     for key, value in table.items():
         if not isinstance(value, str | int | float) or value == "":
             raise ConfigError(f"{place}: {shown(key)} has no single value. Write a further cell for each value")
-    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in table.items()}
+    return {key: typed_value(value) for key, value in table.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmfeat.common.errors import ConfigError
+from mmfeat.common.text import typed_value
 from mmfeat.project.project import Project
 from mmfeat.training.grid_cells import Cell, Grid
 from mmfeat.training.sweep_run import Trainer
@@ -35,10 +36,6 @@ def _recorded(grid: Grid, recorded: list[tuple[str, dict[str, Any]]]) -> list[Ce
         known = dict(Project(grid.project.root, grid.shared(name)).config.dotted())
         table = f"{grid.stage}.{name}"
         values = {f"{table}.{key}": value for key, value in settings.items()}
-        typed = {key: _text(value) for key, value in values.items() if key in known and known[key] != value}
+        typed = {key: typed_value(value) for key, value in values.items() if key in known and known[key] != value}
         cells += grid.distinct(name, [typed], seen)
     return cells
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

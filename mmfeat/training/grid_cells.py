@@ -47,8 +47,7 @@ class Cell:
         tables: dict[str, list[str]] = {}
         for key, value in dotted.items():
             table, _, last = key.rpartition(".")
-            text = toml_value(value) if isinstance(value, str) else str(value).lower()
-            tables.setdefault(table, []).append(f"{last} = {text}")
+            tables.setdefault(table, []).append(f"{last} = {toml_value(value)}")
         return [line for table in sorted(tables) for line in [*([f"[{table}]"] if table else []), *tables[table]]]
 
 

@@ -71,8 +71,7 @@ class ProposedEncoder:
             if field.name == "model" or (
                 field.name not in ("modality", "checkpoint") and value != getattr(default, field.name)
             ):
-                text = toml_value(value) if isinstance(value, str) else str(value).lower()
-                lines.append(f"{field.name} = {text}")
+                lines.append(f"{field.name} = {toml_value(value)}")
         return lines
 
 
