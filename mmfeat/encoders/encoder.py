@@ -186,5 +186,5 @@ def _tf32(allowed: bool) -> Iterator[None]:
             backend.allow_tf32 = allowed
         yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        for backend, own in zip(backends, before, strict=True):
+            backend.allow_tf32 = own

@@ -25,7 +25,7 @@ from mmfeat.store import EncoderFeatures, UnstorableRow
 from mmfeat.store.merge import merge_segments
 
 if TYPE_CHECKING:
-    from mmfeat.encoders.engines.selection import Selected
+    from mmfeat.encoders.engines.selection import EngineSelection, Selected
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -237,23 +237,40 @@ def open_session(
     device = torch_device(config.device)
     encoder = project.built(identity) if encoder is None else encoder
     encoder = encoder.to(device).eval()
-    tokens, prepared = config.encoder[identity.name].tokens, {}
-
-    def some() -> list[Any]:
-        if rows is not None:
-            prepared.update(some_prepared(rows, lambda row: encoder.prepare(read(row))))
-        return list(prepared.values())
-
+    tokens = config.encoder[identity.name].tokens
     selection = EngineSelection(encoder, device, config.engine, tokens=tokens, spec=identity.spec)
     if options.tune:
         say(f"{identity.name}: measuring the fastest engine and settings on {device}")
-    selected = selection.select(
-        0 if rows is None else len(rows),
-        some,
-        tune=options.tune,
-        earlier=earlier_engines(project.store.encoder(identity.spec)),
-    )
+    earlier = earlier_engines(project.store.encoder(identity.spec))
+    selected, prepared = selected_for(rows, read, selection, tune=options.tune, earlier=earlier)
     return dataclasses.replace(session_of(project, kind, encoder, selected), prepared=prepared)
+
+
+def selected_for(
+    rows: np.ndarray | None,
+    read: Callable[[int], Any],
+    selection: EngineSelection,
+    *,
+    tune: bool = False,
+    earlier: Iterator[str],
+) -> tuple[Selected, dict[int, Any]]:
+    """The engine for rows to encode, and those of them that were prepared to measure it, by row.
+
+    Parameters
+    ----------
+    rows : np.ndarray, optional
+        Without rows, nothing is measured.
+    tune, earlier
+        As for `EngineSelection.select`.
+    """
+    prepared: dict[int, Any] = {}
+
+    def some() -> list[Any]:
+        if rows is not None:
+            prepared.update(some_prepared(rows, lambda row: selection.encoder.prepare(read(row))))
+        return list(prepared.values())
+
+    return selection.select(0 if rows is None else len(rows), some, tune=tune, earlier=earlier), prepared
 
 
 def session_of(project: Project, kind: EncoderKind, encoder: Any, selected: Selected) -> Session:

@@ -11,14 +11,14 @@ import numpy as np
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import StoreError
 from mmfeat.data.row_keys import RowKeys
-from mmfeat.encoders.batches import UndecodableSample, some_prepared
+from mmfeat.encoders.batches import UndecodableSample
 from mmfeat.encoders.cut import ACTIVATIONS, MIRRORED
 from mmfeat.encoders.engines.selection import TORCH, EngineSelection, Selected
 from mmfeat.encoders.front import FrontEncoder, bucket_of, lengths_of
 from mmfeat.encoders.kinds import kind_of
 from mmfeat.encoders.tail import FrontRow, TailEncoder
 from mmfeat.extraction import Session, distinct_rows, extract_encoder
-from mmfeat.project.encoding import earlier_engines, session_of
+from mmfeat.project.encoding import earlier_engines, selected_for, session_of
 from mmfeat.project.project import Project
 from mmfeat.project.redecoding import rows_to_decode_again
 from mmfeat.store import EncoderFeatures, MappedRows, UnstorableRow
@@ -93,19 +93,12 @@ class CachedFront:
     def session(self, view: int, rows: np.ndarray | None = None) -> Session:
         """One view's front on the project's device, ready to encode; engines may be measured on `rows`."""
         config, front = self.project.config, self.fronts[view]
-        device, read = torch_device(config.device), self.project.reader(self.name)
-        front, prepared = front.to(device).eval(), {}
-
-        def some() -> list[Any]:
-            if rows is not None:
-                prepared.update(some_prepared(rows, lambda row: front.prepare(read(row))))
-            return list(prepared.values())
-
+        device, prepared = torch_device(config.device), {}
+        front = front.to(device).eval()
         if self._selected is None:
             selection = EngineSelection(front, device, config.engine, tokens=int(front.texts), spec=self.specs[view])
-            self._selected = selection.select(
-                0 if rows is None else len(rows), some, earlier=earlier_engines(self.features(view))
-            )
+            read, earlier = self.project.reader(self.name), earlier_engines(self.features(view))
+            self._selected, prepared = selected_for(rows, read, selection, earlier=earlier)
         session = session_of(self.project, self.kind, front, self._selected)
         return dataclasses.replace(session, prepared=prepared)
 
