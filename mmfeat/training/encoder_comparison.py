@@ -104,9 +104,8 @@ class EncoderComparison:
         return found
 
     def _kept(self, proposal: ProposedEncoder, fits: EncoderFits) -> tuple[ComparedEncoder | None, ModelLogits | None]:
-        fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
         record = read_compared_encoder(self.folder.path / proposal.folder / RECORD)
-        return record, self.folder.kept(f"{proposal.folder}/{LOGITS}", fingerprint)
+        return record, self.folder.kept(f"{proposal.folder}/{LOGITS}", _fingerprint(fits))
 
     def _requested(self, typed: list[str]) -> dict[str, ProposedEncoder]:
         """The typed encoders by folder."""
@@ -140,8 +139,7 @@ class EncoderComparison:
             say(f"{proposal.label}: {counted(n_seeds, 'seed')}, {'frozen' if self.freeze else 'fine-tuned'}")
             record, model = fits.make()
             write_compared_encoder(folder / RECORD, record)
-            fingerprint = digest_json({"fit": fits.fingerprint, "label": proposal.label})
-            self.folder.keep(f"{proposal.folder}/{LOGITS}", fingerprint, model)
+            self.folder.keep(f"{proposal.folder}/{LOGITS}", _fingerprint(fits), model)
             for i in range(1, n_seeds):  # their logits are kept; only the first can be put in use
                 shutil.rmtree(folder / f"seed-{i}", ignore_errors=True)
         return Candidate(
@@ -157,3 +155,8 @@ class EncoderComparison:
     def _fits_of(self, proposal: ProposedEncoder) -> EncoderFits:
         folder = self.folder.path / proposal.folder
         return EncoderFits(self.project, folder, proposal, seeds=self.seeds, freeze=self.freeze)
+
+
+def _fingerprint(fits: EncoderFits) -> str:
+    """Digest of everything that the kept logits of an encoder depend on."""
+    return digest_json({"fit": fits.fingerprint, "label": fits.proposal.label})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,18 @@ class EncoderFits:
     @property
     def fingerprint(self) -> str:
         """Digest of everything that the first seed's fit depends on."""
-        return fit_plan(self._overlay(0), self.name, self.freeze).fingerprint
+        return self._planned[0]
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the fits, as JSON values."""
-        return {**fit_plan(self._overlay(0), self.name, self.freeze).settings, "frozen": self.freeze}
+        return {**self._planned[1], "frozen": self.freeze}
+
+    @functools.cached_property
+    def _planned(self) -> tuple[str, dict[str, Any]]:
+        """Fingerprint and settings of the first seed's fit, as planned before it."""
+        plan = fit_plan(self._overlay(0), self.name, self.freeze)
+        return plan.fingerprint, plan.settings
 
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint of the first seed; None if it does not exist."""

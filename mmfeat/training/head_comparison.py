@@ -187,11 +187,9 @@ class HeadComparison:
     def _trained_logits(self, identity: Identity) -> RowLogits | None:
         """Logits of the sampled training rows by an encoder's linear probe; None if the store lacks some."""
         try:
-            found = encoder_logits(self.project, identity, np.sort(self.sample))
+            return encoder_logits(self.project, identity, self.sample)
         except MissingFeatures:
             return None
-        back = np.argsort(np.argsort(self.sample))
-        return RowLogits(name=found.name, logits=found.logits[back], known=found.known[back])
 
     def _in_order(self, encoders: dict[str, ModelLogits], heads: dict[str, ModelLogits]) -> list[Candidate]:
         """Encoders, their mean, then each head with its recipe's ensemble; the paper's models come first."""
@@ -213,9 +211,8 @@ class HeadComparison:
             if recipe := recipes.get(head):
                 others = [fm1] if recipe == "fm2" else list(encoders.values())
                 mean = mean_of_models([*others, model], self.prior)
-                label = f"mean ({f'mean ({both})' if recipe == 'fm2' else both}, {head})"
-                members = ["fm1" if recipe == "fm2" else name for name in encoders]
-                of = [*dict.fromkeys(members), head]
+                members, text = (["fm1"], f"mean ({both})") if recipe == "fm2" else ([*encoders], both)
+                label, of = f"mean ({text}, {head})", [*members, head]
                 found.append(self._candidate(recipe, label, mean, probes, paper=True, embeddings=True, mean=of))
         return found
 

@@ -34,7 +34,7 @@ def logits_in_passing(project: Project, identity: Identity, rows: np.ndarray, sc
     """
     passing = project.derived(store=FeatureStore(scratch, project.store.dtype))
     try:
-        encode_missing(passing, identity, np.sort(rows))
+        encode_missing(passing, identity, rows)
         return cached_logits(passing, identity, rows)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -42,8 +42,5 @@ def logits_in_passing(project: Project, identity: Identity, rows: np.ndarray, sc
 
 def cached_logits(project: Project, identity: Identity, rows: np.ndarray) -> RowLogits:
     """Logits of rows by an encoder's linear probe from cached embeddings, in the order of `rows`."""
-    order = np.argsort(rows)
-    table = project.table_of({identity.name: (identity.spec, None)}, rows[order])
-    found = probe_logits(project, table, identity.name, output=project.output(identity), rows=rows[order])
-    back = np.argsort(order)
-    return RowLogits(name=identity.name, logits=found.logits[back], known=found.known[back])
+    table = project.table_of({identity.name: (identity.spec, None)}, rows)
+    return probe_logits(project, table, identity.name, output=project.output(identity), rows=rows)
