@@ -66,15 +66,18 @@ class EncoderStudy(Study):
 
 
 class SettingsStudy(Study):
-    """Comparison of settings of both encoders: Tables 2 to 4 and 10 to 13."""
+    """Comparison of settings of both encoders: Tables 2 to 4 and 10 to 13, or 2 or 3 alone."""
+
+    of_both = (4, *range(10, 14))
+    numbers = (2, 3, *of_both)
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        both = not {4, 10, 11, 12, 13}.isdisjoint(numbers)
+        both = not set(self.of_both).isdisjoint(numbers)
         self.tables = {
             name: paper_table(n) for n, name in ((2, IMAGE), (3, TEXT)) if both or n in numbers or not numbers
         }
         own = [n for n, name in ((2, IMAGE), (3, TEXT)) if name in self.tables]
-        self.numbers = (*own, *((4, *range(10, 14)) if len(own) == 2 else ()))
+        self.numbers = (*own, *(self.of_both if len(own) == 2 else ()))
 
     def plan(self, project: Project) -> list[PlannedStep]:
         """See :class:`Study`."""

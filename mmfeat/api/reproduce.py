@@ -97,7 +97,7 @@ class ReproduceDryRun(TableResult):
         return sum(step.seconds or 0.0 for step in self.steps)
 
     def _about(self) -> str:
-        return f"Nothing was written. {about_time(self.steps)}"
+        return f"Nothing was written. It would take about {clock(self.seconds)}, and the steps without an estimate."
 
     def _table(self) -> list[Record]:
         return [dataclasses.asdict(step) for step in self.steps]
@@ -171,12 +171,6 @@ def plan_steps(project: Project, studies: Sequence[Study]) -> list[PlannedStep]:
     return steps
 
 
-def about_time(steps: Sequence[PlannedStep]) -> str:
-    """A sentence about the time of steps."""
-    known = sum(step.seconds or 0.0 for step in steps)
-    return f"It would take about {clock(known)}, and the steps without an estimate."
-
-
 def _run(project: Project, studies: Sequence[Study], *, overwrite: bool) -> ReproduceResult:
     start, outputs = time.perf_counter(), Outputs(project.config, overwrite=overwrite)
     check_paper(outputs, project.root)
@@ -215,7 +209,7 @@ def _studies(numbers: Sequence[int], self_training: bool, models: Sequence[str])
     found: list[Study] = []
     if every or asked & set(EncoderStudy.numbers):
         found.append(EncoderStudy(models))
-    if every or asked & {2, 3, 4, *range(10, 14)}:
+    if every or asked & set(SettingsStudy.numbers):
         found.append(SettingsStudy(numbers))
     if every or asked & set(AblationStudy.numbers):
         found.append(AblationStudy())

@@ -64,7 +64,7 @@ class RoundModels:
         """
         if config.policy != "paper":
             return cls(linear=LINEAR, head="mlp", settings=MLP)
-        head = RECIPE_HEADS.get(config.teacher, "")
+        head = teacher_head(config)
         own = (settings or fuse.settings_of(head)) if head else None
         return cls(linear=fuse.linear, head=head, settings=own, fused_is_judged=True)
 
@@ -85,6 +85,11 @@ class RoundModels:
         prior = log_odds(data.labels[torch.as_tensor(data.train, device=data.labels.device)]).cpu().numpy()
         fused = combined(logits, present, [1 / len(logits)] * len(logits), prior)
         return fused, fused if self.fused_is_judged else logits[-1]
+
+
+def teacher_head(config: SelftrainConfig) -> str:
+    """The head that is part of the teacher of policy `paper`, besides the modalities; empty for none."""
+    return RECIPE_HEADS.get(config.teacher, "") if config.policy == "paper" else ""
 
 
 def for_rows(config: Any, n_rows: int) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from mmfeat.common.errors import DataError
 from mmfeat.common.progress import clock, progress, say
 from mmfeat.common.text import counted
-from mmfeat.config.schema import Config, SelftrainConfig
+from mmfeat.config.schema import SelftrainConfig
 from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.fitted_rules import required_val
 from mmfeat.inference.next_commands import after_selftrain
@@ -26,10 +26,9 @@ from mmfeat.project.project import Project
 from mmfeat.report.result import Record, metric_records
 from mmfeat.report.round_table import FILES as ROUNDS
 from mmfeat.report.round_table import write_rounds
-from mmfeat.runs.ensembles import RECIPE_HEADS
 from mmfeat.runs.run import ROLES, Run, already_made
 from mmfeat.runs.run_names import NO_NAME, Naming
-from mmfeat.selftraining.round_models import RoundModels
+from mmfeat.selftraining.round_models import RoundModels, teacher_head
 from mmfeat.selftraining.rounds import Round, SelfTraining, self_train, with_targets
 from mmfeat.selftraining.saved_rounds import RESUME, kept_in
 from mmfeat.training.encoder_rounds import Encoded, EncoderCost, EncoderRounds, as_before, tunable
@@ -147,11 +146,6 @@ def about_cost(cost: EncoderCost) -> str:
     )
 
 
-def teacher_head(config: Config) -> str:
-    """The head that is part of the teacher of policy `paper`, besides the modalities; empty for none."""
-    return RECIPE_HEADS.get(config.selftrain.teacher, "") if config.selftrain.policy == "paper" else ""
-
-
 def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
     """Check and plan the project's self-training.
 
@@ -171,7 +165,7 @@ def plan_selftrain(project: Project, naming: Naming = NO_NAME) -> SelftrainPlan:
         say(f"selftrain trains without folds: fuse.folds = {config.fuse.folds} is for mmfeat fuse")
     names = tunable(project) if config.selftrain.encoder_every else []
     begun = as_before(project) if names else project
-    teacher = teacher_head(config)
+    teacher = teacher_head(config.selftrain)
     identities, table, rows = head_inputs(begun, unlabelled=True, heads=[head, *filter(None, [teacher])])
     free = np.flatnonzero((manifest.labels[rows] < 0).any(1) & (manifest.split[rows] == "train"))
     if not len(free):

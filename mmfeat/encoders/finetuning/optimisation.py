@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmfeat.common.errors import EncoderError
+from mmfeat.common.optimizers import OPTIMIZERS
 from mmfeat.config.encoder_tables import MIXED
 from mmfeat.config.finetune_recipes import FinetuneConfig
 from mmfeat.encoders.checkpoint import LinearProbe
@@ -18,7 +19,6 @@ from mmfeat.encoders.encoder import Encoder
 
 _FEW = 16  # samples of a piece on a CPU
 _FEW_OF_TAIL = 64  # of a tail, whose maps are small
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 def freeze_layers(encoder: Encoder, n_layers: int) -> None:
@@ -50,7 +50,7 @@ def optimizer_of(encoder: Encoder, output: nn.Linear, config: FinetuneConfig) ->
         }
         for (depth, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return _OPTIMIZERS[config.optimizer](described, lr=config.lr)
+    return OPTIMIZERS[config.optimizer](described, lr=config.lr)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

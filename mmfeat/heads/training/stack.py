@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mmfeat.common.losses import class_weights, masked_loss
+from mmfeat.common.optimizers import OPTIMIZERS
 from mmfeat.common.randomness import epoch_order, torch_seed
 from mmfeat.common.schedule import schedule
 from mmfeat.heads.head import Head, log_odds
@@ -25,7 +26,6 @@ from mmfeat.heads.noise import LEVELS, Noise, Widths
 MOST_NUMBERS = 2**24  # values in a batch without gradients
 WARM_UP = 0.05  # share of the steps, before a cosine schedule
 NO_FOLD = -1
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 LARGE = 2**18  # parameters of a head whose arithmetic takes most of the time
 
 
@@ -126,7 +126,7 @@ class Stack:
             for v, variant in enumerate(self.variants):
                 own = {"lr": variant.lr, "weight_decay": variant.weight_decay}
                 groups.append({"params": [p.detach()[s, v] for p in self.parameters.values()], **own})
-        return _OPTIMIZERS[self.config.optimizer](groups, fused=True)
+        return OPTIMIZERS[self.config.optimizer](groups, fused=True)
 
     def keep(self, streams: np.ndarray, variants: np.ndarray) -> None:
         """Continue with a selection of streams and variants; the optimizer's state of all others is dropped."""
