@@ -28,14 +28,8 @@ from mmfeat.common.machine import usable_cores
 HERE = Path(__file__).parent
 SECONDS = 460.0  # for all parts together
 SMOKE_PATIENCE = 3  # times a part's limit, on a slow or busy machine
-SHOWN = {
-    "rates",
-    "ratios",
-    "cached layers over",
-    "heads-fit",
-    "heads-grid",
-    "device-scaling",
-}  # keys that the table shows
+# keys that the table shows
+SHOWN = {"rates", "ratios", "cached layers over", "heads-fit", "heads-grid", "device-scaling"}
 LITE0, B4, TINY = "tf_efficientnet_lite0", "efficientnet_b4", "test_efficientnet"
 
 

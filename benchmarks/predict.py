@@ -14,8 +14,8 @@ With --engines nothing of this, but the default engine over torch: `Predictor.pr
 once it has selected them (as a server does when it starts) and they have agreed with torch, over the same folder's encoders
 by eager torch in float32, which version 0.1 did; batches, and one item. For the table of benchmarks/README.md:
 
-    python benchmarks/predict.py FLOAT32 crossattn-1 --engines --rows 256 --out float32
-    python benchmarks/predict.py MIXED crossattn-1 --engines --rows 256 --out mixed
+    python benchmarks/predict.py FLOAT32 concat-1 --engines --rows 256 --out float32
+    python benchmarks/predict.py MIXED concat-1 --engines --rows 256 --out mixed
 
 FLOAT32 and MIXED are projects whose encoders have `precision = "float32"` and `"mixed"`. What engines were measured before is
 not read: the cache folder is a temporary one.

@@ -12,8 +12,8 @@
 
 On a project's cached features. Of its labelled rows 3,000 are put aside, which no round sees; of the others a share (of all
 rows) keeps its labels, a tenth of those as val, and the labels of the rest are hidden: their truth is for scoring alone.
-`supervised` is the rounds' MLP (of `paper`: the mean of its linear models) on the rows that keep theirs; `after` is the same after the rounds, one seed each; `--final HEAD`
-adds a head of `mmfeat fuse` over three seeds before and after. Results are added to results/selftraining.json, from which
+`supervised` is the rounds' MLP (of `paper`: the mean of its linear models) on the rows that keep theirs; `after` is the same
+after the rounds, one seed each; `--final HEAD` adds a head of `mmfeat fuse` over three seeds before and after. Results are added to results/selftraining.json, from which
 `table` prints mean and deviation over seeds.
 """
 

@@ -47,9 +47,8 @@ STEPS = (
     "predict",
 )
 MAIN = "import sys; from mmfeat.cli import main; sys.argv[0] = 'mmfeat'; sys.exit(main())"
-RECORD = re.compile(
-    rb"^[\w-]+\.\w+,", re.MULTILINE
-)  # the beginning of a record; some have line breaks in their caption
+# the beginning of a record; some have line breaks in their caption
+RECORD = re.compile(rb"^[\w-]+\.\w+,", re.MULTILINE)
 
 
 def write_subset(data: Path, folder: Path, n: int) -> None:

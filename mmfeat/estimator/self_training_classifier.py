@@ -25,8 +25,8 @@ class SelfTrainingFusionClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : FusionClassifier, optional
-        Cloned, and fitted after the rounds (which use linear models and, but for policy `paper`, an MLP). Its `validation_fraction` must hold out
-        labelled rows to evaluate the rounds.
+        Cloned, and fitted after the rounds (which use linear models and, but for policy `paper`, an MLP). Its
+        `validation_fraction` must hold out labelled rows to evaluate the rounds.
     policy : str
         soft, class-aware, confident, all, or paper on cached features: see `[selftrain] policy`.
     max_iter : int
