@@ -116,6 +116,8 @@ class AuditInput:
         `(N,)` bool by modality: whether the row names an image, or has a caption that is not blank.
     caption_lengths : np.ndarray
         `(N,)` int64: characters of the caption.
+    unreadable : dict of int to str
+        Rows whose image does not exist or cannot be read, with the reason.
     pictures : dict of str to np.ndarray or None
         Statistics of the images, `(N,)` each; None if they were not read.
     thresholds : dict of str to float
@@ -135,6 +137,7 @@ class AuditInput:
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
     has: Mapping[str, np.ndarray] = field(default_factory=dict)
     caption_lengths: np.ndarray | None = None
+    unreadable: Mapping[int, str] = field(default_factory=dict)
     pictures: Mapping[str, np.ndarray] | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     group_numbers: np.ndarray | None = None
