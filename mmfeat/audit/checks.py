@@ -19,6 +19,7 @@ from mmfeat.audit.findings import CheckResult
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.plugins import Registry
 from mmfeat.store import MappedRows
+from mmfeat.store.thumbnail_store import PictureStatistics
 
 # Built-in checks in the order of the report; those of packages follow.
 _ORDER = (
@@ -118,8 +119,8 @@ class AuditInput:
         `(N,)` int64: characters of the caption.
     unreadable : dict of int to str
         Rows whose image does not exist or cannot be read, with the reason.
-    pictures : dict of str to np.ndarray or None
-        Statistics of the images, `(N,)` each; None if they were not read.
+    pictures : PictureStatistics or None
+        Sizes and colours of the images; None if they were not read.
     thresholds : dict of str to float
         The cosine from which two rows are near-duplicates, by encoder.
     group_numbers : np.ndarray or None
@@ -138,7 +139,7 @@ class AuditInput:
     has: Mapping[str, np.ndarray] = field(default_factory=dict)
     caption_lengths: np.ndarray | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
-    pictures: Mapping[str, np.ndarray] | None = None
+    pictures: PictureStatistics | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     group_numbers: np.ndarray | None = None
 

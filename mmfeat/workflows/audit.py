@@ -10,7 +10,7 @@ import numpy as np
 
 from mmfeat.audit.checks import Check, all_checks
 from mmfeat.audit.findings import CheckResult, Finding, Summary
-from mmfeat.common.errors import ConfigError
+from mmfeat.common.errors import ConfigError, MmfeatError
 from mmfeat.common.progress import progress
 from mmfeat.common.text import counted, nearest, quoted
 from mmfeat.data.review_table import review_bytes
@@ -159,7 +159,10 @@ def _run(checks: Sequence[Check], found: Audited) -> dict[str, CheckResult]:
     results = {}
     with progress("checks", len(checks), "checks") as bar:
         for check in checks:
-            results[check.name] = check.run(found.given)
+            try:
+                results[check.name] = check.run(found.given)
+            except MmfeatError as error:
+                results[check.name] = CheckResult(skipped=str(error))
             bar.advance(note=check.title)
     return results
 
