@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import click
+from mmfeat.cli.audit import audit_command
 from mmfeat.cli.compare import compare_command
 from mmfeat.cli.demo import demo_command
 from mmfeat.cli.encoders import encoders_command
@@ -43,6 +44,7 @@ COMMANDS = (
     sweep_command,
     ensemble_command,
     selftrain_command,
+    audit_command,
     review_command,
     predict_command,
     evaluate_command,
