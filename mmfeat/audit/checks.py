@@ -11,7 +11,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from mmfeat.audit.neighbours import Neighbours, neighbours
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.plugins import Registry
 from mmfeat.store import MappedRows
+from mmfeat.store.thumbnail_store import PictureStatistics
 
 NEAREST = 10  # rows that each row is compared with
 
@@ -138,12 +138,10 @@ class AuditInput:
         `(N,)` int64: characters of the caption.
     unreadable : dict of int to str
         Rows whose image does not exist or cannot be read, with the reason.
-    pictures : dict of str to array-like or None
-        Statistics of the images, `(N, ...)` each: the fields of :class:`mmfeat.store.thumbnail_store.PictureStatistics`; None
-        if they were not read.
+    pictures : PictureStatistics or None
+        Sizes, colours and miniatures of the images; None if they were not read.
     thresholds : dict of str to float
-        Calibrated values from which two rows may be near-duplicates: the cosine, by encoder, and of `pixels` and `words` the
-        similarity.
+        Calibrated values from which two rows may be near-duplicates: the cosine, by encoder, and of `pixels` the similarity.
     caption_keys : np.ndarray or None
         `(N, 32)` uint8: equal for captions that differ in case, punctuation and spaces alone; zeros without a caption.
     caption_words : np.ndarray or None
@@ -164,7 +162,7 @@ class AuditInput:
     has: Mapping[str, np.ndarray] = field(default_factory=dict)
     caption_lengths: np.ndarray | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
-    pictures: Mapping[str, Any] | None = None
+    pictures: PictureStatistics | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     caption_keys: np.ndarray | None = None
     caption_words: np.ndarray | None = None

@@ -13,8 +13,9 @@ from mmfeat.audit.miniatures import turn_invariant
 from mmfeat.audit.neighbours import Neighbours, Points, neighbours
 from mmfeat.audit.registration import pixel_similarity
 
-PIXELS, WORDS = "pixels", "words"  # names of thresholds beside those of encoders
-THRESHOLDS = {PIXELS: 0.7, WORDS: 0.7}  # where none was calibrated
+PIXELS = "pixels"  # the name of a threshold beside those of encoders
+SIMILAR = 0.7  # similarity of the pixels of two copies, where none was calibrated
+_WORDS = 0.6  # share of words that two captions have in common
 _COSINE = 0.98  # of two images without pixels to compare, where none was calibrated
 _TURNED = 0.9  # cosine of descriptors from which pictures are compared
 _NEAREST = 6  # rows that each row is compared with
@@ -66,10 +67,7 @@ def picture_copies(given: AuditInput) -> Copies | None:
     if has is None or keys is None or not (present := keys.any(1)).any():
         return None
     rows, twins = _distinct(keys, np.flatnonzero(present))
-    miniatures = known = None
-    if given.pictures is not None and "miniature" in given.pictures:
-        miniatures, known = given.pictures["miniature"], np.asarray(given.pictures["known"], dtype=bool)
-    return _copies(given.n_samples, twins, list(_near_pictures(given, rows, miniatures, known)))
+    return _copies(given.n_samples, twins, list(_near_pictures(given, rows)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -104,43 +102,40 @@ def _distinct(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, _Near]:
     return np.sort(rows[first]), _Near(first=pairs[0], second=pairs[1], similarity=ones, n_pairs=0, recall=1.0)
 
 
-def _near_pictures(
-    given: AuditInput, rows: np.ndarray, miniatures: Points | None, known: np.ndarray | None
-) -> Iterator[_Near]:
+def _near_pictures(given: AuditInput, rows: np.ndarray) -> Iterator[_Near]:
     """Near-duplicates among distinct images, by each way to find candidates."""
-    threshold = given.thresholds.get(PIXELS, THRESHOLDS[PIXELS])
+    threshold, pictures = given.thresholds.get(PIXELS, SIMILAR), given.pictures
     for name, one in given.embeddings.items():
         here = rows[one.present[rows]] if one.modality == "image" else rows[:0]
         if len(here) < 2:
             continue
         cosine = given.thresholds.get(name)
         first, second, cosines, recall = _nearest_pairs(given, name, here, 0.0 if cosine is None else cosine)
-        if miniatures is None:
+        if pictures is None:
             close = cosines >= (_COSINE if cosine is None else cosine)
             yield _near(first, second, cosines, close, recall=recall)
             continue
-        pixels = known[first] & known[second]
+        pixels = pictures.known[first] & pictures.known[second]
         similarity = np.zeros(len(first), np.float32)
-        similarity[pixels] = pixel_similarity(miniatures, first[pixels], second[pixels])
+        similarity[pixels] = pixel_similarity(pictures.miniature, first[pixels], second[pixels])
         yield _near(first, second, similarity, similarity >= threshold, recall=recall)
-    if miniatures is not None and known[rows].sum() > 1:
-        here = rows[known[rows]]
-        blocks = [turn_invariant(miniatures[here[at : at + _BLOCK]]) for at in range(0, len(here), _BLOCK)]
+    here = rows[:0] if pictures is None else rows[pictures.known[rows]]
+    if len(here) > 1:
+        blocks = [turn_invariant(pictures.miniature[here[at : at + _BLOCK]]) for at in range(0, len(here), _BLOCK)]
         first, second, _, recall = _candidates(np.concatenate(blocks), here, _TURNED)
-        similarity = pixel_similarity(miniatures, first, second)
+        similarity = pixel_similarity(pictures.miniature, first, second)
         yield _near(first, second, similarity, similarity >= threshold, recall=recall)
 
 
 def _near_captions(given: AuditInput, rows: np.ndarray) -> Iterator[_Near]:
     """Near-duplicates among distinct captions: of similar embeddings and mostly the same words."""
-    threshold = given.thresholds.get(WORDS, THRESHOLDS[WORDS])
     for name, one in given.embeddings.items():
         here = rows[one.present[rows]] if one.modality == "text" else rows[:0]
         if len(here) < 2 or given.caption_words is None:
             continue
         first, second, _, recall = _nearest_pairs(given, name, here, given.thresholds.get(name, 0.0))
         shared = (given.caption_words[first] == given.caption_words[second]).mean(1, dtype=np.float32)
-        yield _near(first, second, shared, shared >= threshold, recall=recall)
+        yield _near(first, second, shared, shared >= _WORDS, recall=recall)
 
 
 def _near(first: np.ndarray, second: np.ndarray, similarity: np.ndarray, close: np.ndarray, *, recall: float) -> _Near:

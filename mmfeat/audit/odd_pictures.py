@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from mmfeat.audit.checks import AuditInput, register_check
 from mmfeat.audit.findings import CheckResult, Finding
 from mmfeat.common.text import counted
+from mmfeat.store.thumbnail_store import PictureStatistics
 
 SPREAD, SIDE, RATIO = (
     2.0,
@@ -21,10 +19,10 @@ SPREAD, SIDE, RATIO = (
 @register_check("odd", "pictures of one colour, tiny ones, extreme shapes")
 def find_odd_pictures(given: AuditInput) -> CheckResult:
     """Pictures below a limit; a score of 0.5 is at the limit."""
-    if given.pictures is None or not given.pictures["known"].any():
-        return CheckResult(skipped="needs readable images")
     pictures = given.pictures
-    rows = np.flatnonzero(pictures["known"])
+    if pictures is None or not pictures.known.any():
+        return CheckResult(skipped="needs readable images")
+    rows = np.flatnonzero(pictures.known)
     parts = _scores(pictures, rows)
     scores = np.full(given.n_samples, np.nan)
     scores[rows] = parts.min(0)
@@ -47,14 +45,14 @@ def find_odd_pictures(given: AuditInput) -> CheckResult:
     )
 
 
-def _scores(pictures: Mapping[str, Any], rows: np.ndarray) -> np.ndarray:
+def _scores(pictures: PictureStatistics, rows: np.ndarray) -> np.ndarray:
     """Scores of colours, size and shape, `(3, n)` float64 in [0, 1]."""
-    width, height = pictures["width"][rows].astype(np.float64), pictures["height"][rows].astype(np.float64)
+    width, height = pictures.width[rows].astype(np.float64), pictures.height[rows].astype(np.float64)
     shorter, longer = np.minimum(width, height), np.maximum(np.maximum(width, height), 1)
-    values = (pictures["spread"][rows] / SPREAD, shorter / SIDE, shorter / longer / RATIO)
+    values = (pictures.spread[rows] / SPREAD, shorter / SIDE, shorter / longer / RATIO)
     return np.clip(np.stack(values) / 2, 0, 1)
 
 
-def _detail(pictures: Mapping[str, Any], row: int, part: int) -> str:
-    size = f"{pictures['width'][row]} x {pictures['height'][row]} pixels"
+def _detail(pictures: PictureStatistics, row: int, part: int) -> str:
+    size = f"{pictures.width[row]} x {pictures.height[row]} pixels"
     return (f"one colour, {size}", size, size)[part]

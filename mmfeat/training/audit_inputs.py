@@ -90,7 +90,7 @@ def audited(project: Project, name: str | None) -> Audited:
         has={modality: _has(project, modality) for modality in keys},
         caption_lengths=np.array([len(caption) for caption in manifest.captions.tolist()]),
         unreadable=unreadable,
-        pictures=None if pictures is None else vars(pictures),
+        pictures=pictures,
     )
     run = None if model is None else model.run
     return Audited(

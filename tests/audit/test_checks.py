@@ -123,12 +123,12 @@ def test_odd_pictures_have_one_colour_are_tiny_or_long():
     pictures = PictureStatistics(
         known=known, width=width, height=height, n_bytes=none.n_bytes, spread=spread, miniature=none.miniature
     )
-    found = find_odd_pictures(small(pictures=vars(pictures)))
+    found = find_odd_pictures(small(pictures=pictures))
     assert {one.id for one in found.findings} == {"1.jpg", "2.jpg", "3.jpg"}
     assert found.findings[0].detail == "one colour, 640 x 480 pixels"
     assert np.isnan(found.scores[4])
     assert find_odd_pictures(small()).skipped
-    assert find_odd_pictures(small(pictures=vars(none))).skipped
+    assert find_odd_pictures(small(pictures=none)).skipped
 
 
 def test_unreadable_images_have_their_reason_on_one_line():
