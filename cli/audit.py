@@ -16,23 +16,24 @@ if TYPE_CHECKING:
     from mmfeat.project.project import Project
     from mmfeat.workflows.audit import AuditResult
 
-FAILED = 3  # exit code if a check of --fail-on has findings
-LOOKS = (
+APPLIED = ("groups",)
+WRITES = (
     "run",
     "fail_on",
     "out",
     "sets",
     "set_fuse__folds",
-    "set_seed",
-    "set_metric",
-    "set_device",
     "set_predict__threshold",
+    "set_metric",
+    "set_seed",
+    "set_device",
 )
 MODES = Modes(
-    of=lambda ctx: "apply" if ctx.params["applied"] else "look",
-    texts={"apply": "--apply", "look": "a new audit"},
-    acts={**dict.fromkeys(LOOKS, ("look",)), "applied": ("apply",)},
+    of=lambda ctx: "apply" if ctx.params["applied"] else "audit",
+    texts={"apply": "--apply", "audit": "a new audit"},
+    acts=dict.fromkeys(WRITES, ("audit",)),
 )
+FAILED = 3  # exit code if a check of --fail-on has findings
 FOLDS = ("fuse.folds", "Folds of the run that is trained if there is none in folds. 0: 5.")
 
 
@@ -55,13 +56,16 @@ FOLDS = ("fuse.folds", "Folds of the run that is trained if there is none in fol
 @click.option(
     "--apply",
     "applied",
-    type=click.Choice(["groups"]),
-    help="groups: write the near-duplicates of the last audit to groups.csv, which mmfeat init keeps in one split.",
+    default=None,
+    type=click.Choice(APPLIED),
+    help="groups: write the near-duplicates of the last audit to groups.csv, so that mmfeat init keeps them in one split.",
 )
 @setting_options(FOLDS, *DECISION[:1])
 @overwrite_option
 @click.pass_context
-def audit_command(context: click.Context, run: str | None, fail_on: str, out: str, **options: Any) -> int:
+def audit_command(
+    context: click.Context, run: str | None, fail_on: str, out: str, applied: str | None, **options: Any
+) -> int:
     """Look for problems of the data with the predictions of RUN. Without RUN: the best run on val.
 
     Everything is computed from cached features. Labels are compared with out-of-fold predictions; if no run was trained in
@@ -70,7 +74,7 @@ def audit_command(context: click.Context, run: str | None, fail_on: str, out: st
     from mmfeat.workflows.audit import audit
 
     overwrite, project = options.pop("overwrite"), open_project(context, options, audit_keys)
-    if options["applied"]:
+    if applied:
         _echo_groups(project, overwrite)
         return 0
     names = list(dict.fromkeys(name.strip() for name in fail_on.split(",") if name.strip()))
@@ -86,13 +90,14 @@ def _echo_groups(project: Project, overwrite: bool) -> None:
 
     result = apply_groups(project, overwrite=overwrite)
     if result.n_torn:
+        have = "has" if result.n_torn == 1 else "have"
         echo(
-            f"{counted(result.n_torn, 'group')} with rows in several splits. Rows that have a split keep it. To split all rows "
-            "again, remove manifest.parquet before mmfeat init (runs made before are then not ranked)."
+            f"{counted(result.n_torn, 'group')} {have} rows in several splits. Rows that have a split keep it. "
+            "To split all rows again, remove manifest.parquet before mmfeat init (runs made before are then not ranked)."
         )
     made = "Made" if result.changed else "Already made:"
-    groups = f"{counted(result.n_rows, 'row')} in {counted(len(result.clusters), 'group')}"
-    echo_next(f"{made} {result.file.name} ({groups}).", "mmfeat init")
+    rows = f"{counted(result.n_rows, 'row')} in {counted(len(result.clusters), 'group')}"
+    echo_next(f"{made} {result.file.name} ({rows}).", "mmfeat init")
 
 
 def _echo_source(project: Project, result: AuditResult) -> None:

@@ -216,7 +216,7 @@ class StoreVerbs(OpenProject):
 
     @verb
     def apply_groups(self, *, overwrite: bool = False) -> AppliedGroups:
-        """Write the near-duplicates of the last audit to groups.csv, whose groups `init` keeps in one split."""
+        """Write the near-duplicates of the last audit to groups.csv, so that `init` keeps them in one split."""
         from mmfeat.workflows.apply_groups import apply_groups
 
         return apply_groups(self._snapshot(None, {}), overwrite=overwrite)
