@@ -127,8 +127,6 @@ class AuditInput:
         Of a head that reads all inputs: out-of-fold predictions of the labelled train and val rows.
     unimodal : dict of str to Predictions
         Out-of-fold predictions of a head that reads one encoder, by encoder.
-    kernel : Predictions or None
-        Predictions of the labelled rows by kernel ridge regression on all embeddings, each without its own label.
     model : Predictions or None
         The run that the audit is about, on the val rows, with predicted labels.
     keys : dict of str to np.ndarray
@@ -158,7 +156,6 @@ class AuditInput:
     embeddings: Mapping[str, Embeddings] = field(default_factory=dict)
     out_of_fold: Predictions | None = None
     unimodal: Mapping[str, Predictions] = field(default_factory=dict)
-    kernel: Predictions | None = None
     model: Predictions | None = None
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
     has: Mapping[str, np.ndarray] = field(default_factory=dict)

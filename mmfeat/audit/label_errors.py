@@ -153,10 +153,10 @@ def find_label_errors(given: AuditInput) -> CheckResult:
 
 
 def _views(given: AuditInput, rows: np.ndarray) -> list[np.ndarray]:
-    """Logits `(n, K)` of the run, of each encoder alone and of the kernel; where one has no sample, those of the run."""
+    """Logits `(n, K)` of the run and of each encoder alone; where an encoder has no sample, those of the run."""
     fused = given.out_of_fold.logits[rows]
-    others = [*given.unimodal.values(), *([given.kernel] if given.kernel is not None else [])]
-    return [fused, *(np.where(one.known[rows, None], one.logits[rows], fused) for one in others)]
+    alone = [np.where(one.known[rows, None], one.logits[rows], fused) for one in given.unimodal.values()]
+    return [fused, *alone]
 
 
 def _findings(given: AuditInput, rows: np.ndarray, quality: np.ndarray, *, wrong: np.ndarray) -> tuple[Finding, ...]:

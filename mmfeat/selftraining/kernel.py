@@ -6,9 +6,6 @@ leave-one-out prediction of each labelled row follows from the solution (Rifkin 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy.optimize import minimize
@@ -32,90 +29,23 @@ def kernel_logits(data: FitData) -> np.ndarray:
     rows = data.train[np.argsort(mix(data.numbers[data.train], MOST_ROWS), kind="stable")[:MOST_ROWS]]
     rows = rows[np.argsort(data.numbers[rows], kind="stable")]
     x = torch.cat([_standardised(data, name) for name in data.widths], 1)
-    fitted = _fit(x, data, rows, ridges=RIDGES)
-    predictions = torch.cat([_kernel(block, fitted.x) @ fitted.alpha for block in x.split(_BLOCK)]).cpu().numpy()
-    slope, bias = _calibration(fitted.held_out().astype(np.float64), fitted.labels)
-    return (slope * predictions + bias).astype(np.float32)
-
-
-def held_out_logits(data: FitData, groups: np.ndarray) -> np.ndarray:
-    """Logits `(N, K)` float32 of the training rows, each without the labels of its group; 0 for other rows.
-
-    More than `MOST_ROWS` rows are divided into parts of equal size by their ids, and each part has a fit of its own.
-
-    Parameters
-    ----------
-    groups : np.ndarray
-        `(N,)` int64: equal for rows that share an image or a group.
-    """
-    x = torch.cat([_standardised(data, name) for name in data.widths], 1)
-    shuffled = data.train[np.argsort(mix(data.numbers[data.train], MOST_ROWS), kind="stable")]
-    logits, ridges = np.zeros(data.labels.shape, np.float32), RIDGES
-    for part in np.array_split(shuffled, -(-len(shuffled) // MOST_ROWS)):
-        rows = part[np.argsort(data.numbers[part], kind="stable")]
-        fitted = _fit(x, data, rows, ridges=ridges)
-        ridges = (fitted.ridge,)  # the first part selects it for all
-        found = fitted.held_out(groups[rows]).astype(np.float64)
-        slope, bias = _calibration(found, fitted.labels)
-        logits[rows] = slope * found + bias
-    return logits
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Fit:
-    """A kernel ridge regression of n rows.
-
-    Attributes
-    ----------
-    x : Tensor
-        `(n, D)`.
-    labels : np.ndarray
-        `(n, K)` int8.
-    residual, alpha : Tensor
-        `(n, K)`: labels minus their mean, and the dual coefficients.
-    inverse : Tensor
-        `(n, n)`: the inverse of the kernel matrix plus ridge.
-    """
-
-    x: Tensor
-    labels: np.ndarray
-    residual: Tensor
-    alpha: Tensor
-    inverse: Tensor
-    ridge: float
-
-    def held_out(self, groups: np.ndarray | None = None) -> np.ndarray:
-        """Predictions `(n, K)` of each row without its own label; with `groups` `(n,)`, without those of its group."""
-        found = self.residual - self.alpha / self.inverse.diagonal()[:, None]
-        if groups is not None:
-            _, at, n = np.unique(groups, return_inverse=True, return_counts=True)
-            order = np.argsort(at, kind="stable")
-            for same in np.split(order, np.cumsum(n)[:-1]):
-                if len(same) > 1:
-                    rows = torch.as_tensor(same, device=self.alpha.device)
-                    block = self.inverse[rows[:, None], rows]
-                    found[rows] = self.residual[rows] - torch.linalg.solve(block, self.alpha[rows])
-        return found.cpu().numpy()
-
-
-def _fit(x: Tensor, data: FitData, rows: np.ndarray, *, ridges: Sequence[float]) -> _Fit:
-    """Fit some rows with the ridge of the best leave-one-out mAP."""
-    at = torch.as_tensor(rows, device=x.device)
-    x_train, labels = x[at], data.labels[at]
+    x_train, labels = x[torch.as_tensor(rows, device=x.device)], data.labels[torch.as_tensor(rows, device=x.device)]
     known = labels >= 0
     mean = torch.where(known, labels, 0).sum(0, dtype=torch.float32) / known.sum(0).clamp(min=1)
     residual = torch.where(known, labels - mean, 0)  # (n, K)
     kernel, best, best_value = _kernel(x_train, x_train), None, -1.0
     given = labels.cpu().numpy().astype(np.int8)
-    for ridge in ridges:
+    for ridge in RIDGES:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel + ridge * torch.eye(len(rows), device=x.device)))
-        fitted = _Fit(
-            x=x_train, labels=given, residual=residual, alpha=inverse @ residual, inverse=inverse, ridge=ridge
-        )
-        value = scores(given, np.zeros_like(given), fitted.held_out()).map if len(ridges) > 1 else 0.0
-        if best is None or value > best_value:
-            best, best_value = fitted, value
-    return best
+        alpha = inverse @ residual
+        leave_one_out = (residual - alpha / inverse.diagonal()[:, None]).cpu().numpy()
+        value = scores(given, np.zeros_like(given), leave_one_out).map
+        if value > best_value:
+            best, best_value = (alpha, leave_one_out), value
+    alpha, leave_one_out = best
+    predictions = torch.cat([_kernel(block, x_train) @ alpha for block in x.split(_BLOCK)]).cpu().numpy()
+    slope, bias = _calibration(leave_one_out.astype(np.float64), given)
+    return (slope * predictions + bias).astype(np.float32)
 
 
 def _standardised(data: FitData, name: str) -> Tensor:

@@ -21,13 +21,7 @@ from mmfeat.project.project import Project
 from mmfeat.project.thumbnails import picture_statistics
 from mmfeat.runs.run import Run
 from mmfeat.store.thumbnail_store import PictureStatistics
-from mmfeat.training.out_of_fold import (
-    folded_run,
-    kernel_predictions,
-    labelled_rows,
-    out_of_fold_logits,
-    unimodal_logits,
-)
+from mmfeat.training.out_of_fold import folded_run, labelled_rows, out_of_fold_logits, unimodal_logits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,7 +87,6 @@ def audited(project: Project, name: str | None) -> Audited:
         embeddings=embeddings,
         out_of_fold=out_of_fold,
         unimodal={} if folded is None else _unimodal(project, embeddings, notes),
-        kernel=None if folded is None else _by_kernel(project, embeddings, notes),
         model=_on_val(project, model, notes),
         keys={modality: one.keys for modality, one in keys.items()},
         has={modality: _has(project, modality) for modality in keys},
@@ -219,18 +212,6 @@ def _unimodal(project: Project, embeddings: dict[str, Embeddings], notes: list[s
         name: Predictions(name=name, logits=one.logits, known=one.known, modality=embeddings[name].modality)
         for name, one in found.items()
     }
-
-
-def _by_kernel(project: Project, embeddings: dict[str, Embeddings], notes: list[str]) -> Predictions | None:
-    """Predictions of the labelled rows by kernel ridge regression on all embeddings."""
-    if not embeddings:
-        return None
-    try:
-        found = kernel_predictions(project, list(embeddings))
-    except MmfeatError as error:
-        notes.append(f"no predictions by a kernel: {error}")
-        return None
-    return Predictions(name=found.name, logits=found.logits, known=found.known)
 
 
 def _on_val(project: Project, model: NamedModel | None, notes: list[str]) -> Predictions | None:

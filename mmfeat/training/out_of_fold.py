@@ -1,7 +1,6 @@
-"""Out-of-fold predictions of labelled rows: by a run in folds, found or trained now, by a linear head on each encoder, and by a
-kernel on all of them.
+"""Out-of-fold predictions of labelled rows: by a run in folds, found or trained now, and by a linear head on each encoder.
 
-The latter two are no runs. They are kept in `.mmfeat/`, with everything that they were made from.
+Unimodal predictions are no runs. They are kept in `.mmfeat/`, with everything that they were made from.
 """
 
 from __future__ import annotations
@@ -30,14 +29,12 @@ from mmfeat.inference.logits import RowLogits, kept_logits, run_logits
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import about_relabelled, is_current, labels_now
 from mmfeat.runs.run import Run, all_runs
-from mmfeat.selftraining.kernel import held_out_logits
 from mmfeat.store.feature_table import rows_digest
 from mmfeat.training.head_folds import Folds
 from mmfeat.training.head_plan import HeadPlan
 
 FOLDS = 5  # if neither the project nor its data say otherwise
 _HEAD = "linear"  # of unimodal predictions
-_VERSION = 1  # of the predictions that are kept
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,65 +134,23 @@ def unimodal_logits(project: Project, names: Sequence[str]) -> dict[str, RowLogi
     return {name: _unimodal(project.derived(settings={"fuse.inputs": [name]}), name, folds) for name in names}
 
 
-def kernel_predictions(project: Project, names: Sequence[str]) -> RowLogits:
-    """Logits of all labelled rows by kernel ridge regression on all embeddings, each without the labels of its group."""
-    project = in_folds(project).derived(settings={"fuse.head": _HEAD, "fuse.inputs": list(names)})
-    plan, groups = HeadPlan.of(project), Folds(project).groups.numbers
-    kept = _Kept(plan, "kernel", names)
-    if (found := kept.read()) is not None:
-        return found
-    data = fit_data(plan.table, list(names), torch_device(project.config.device), labelled := labelled_rows(project))
-    data = dataclasses.replace(data, train=np.arange(len(labelled)))
-    known = np.zeros(project.manifest.n_samples, bool)
-    known[labelled] = np.any([plan.table.present[name][labelled] for name in names], axis=0)
-    logits = np.zeros((len(known), len(project.manifest.classes)), np.float32)
-    with progress("kernel on all encoders", 1, "fits") as bar:
-        logits[labelled] = held_out_logits(data, groups[labelled])
-        bar.advance()
-    return kept.write(RowLogits(name="kernel", logits=logits, known=known))
-
-
-class _Kept:
-    """Predictions that are kept in `.mmfeat/audit/` with everything that they were made from.
-
-    Parameters
-    ----------
-    plan : HeadPlan
-        Its fingerprint stands for rows, labels, folds and settings.
-    names : sequence of str
-        The encoders that are read.
-    """
-
-    def __init__(self, plan: HeadPlan, name: str, names: Sequence[str]) -> None:
-        ids, table = plan.project.manifest.ids, plan.table
-        keys = [np.where(table.present[one][:, None], table.row_keys[one], 0) for one in names]
-        order = digest_bytes(id_numbers(ids).tobytes())
-        self.name, self.file = name, plan.project.memory / "audit" / f"{name}.safetensors"
-        self.made_from = digest_json([_VERSION, plan.fingerprint, rows_digest(ids, *keys), order])
-
-    def read(self) -> RowLogits | None:
-        """The kept predictions; None if there are none, or they were made from something else."""
-        try:
-            arrays, metadata = read_arrays(self.file)
-            if metadata.get("made_from") != self.made_from:
-                return None
-            return RowLogits(name=self.name, logits=arrays["logits"].astype(np.float32), known=arrays["known"])
-        except (OSError, ValueError, KeyError):  # it is not there, damaged, or of another version
-            return None
-
-    def write(self, found: RowLogits) -> RowLogits:
-        """Keep predictions, and return them as they will be read."""
-        kept = found.logits.astype(np.float16)
-        with if_possible():
-            write_arrays(self.file, {"logits": kept, "known": found.known}, {"made_from": self.made_from})
-        return dataclasses.replace(found, logits=kept.astype(np.float32))
-
-
 def _unimodal(project: Project, name: str, folds: Folds) -> RowLogits:
     plan = HeadPlan.of(project)
-    kept = _Kept(plan, f"alone-{name}", [name])
-    found = kept.read()
-    return kept.write(_trained(plan, name, folds)) if found is None else found
+    keys = np.where(plan.table.present[name][:, None], plan.table.row_keys[name], 0)
+    order = digest_bytes(id_numbers(project.manifest.ids).tobytes())
+    made_from = digest_json([plan.fingerprint, rows_digest(project.manifest.ids, keys), order])
+    file = project.memory / "audit" / f"{name}.safetensors"
+    try:
+        arrays, metadata = read_arrays(file)
+        if metadata.get("made_from") == made_from:
+            return RowLogits(name=name, logits=arrays["logits"].astype(np.float32), known=arrays["known"])
+    except (OSError, ValueError, KeyError):
+        pass  # it is not there, damaged, or of another version
+    found = _trained(plan, name, folds)
+    kept = found.logits.astype(np.float16)
+    with if_possible():
+        write_arrays(file, {"logits": kept, "known": found.known}, {"made_from": made_from})
+    return dataclasses.replace(found, logits=kept.astype(np.float32))  # as they will be read
 
 
 def _trained(plan: HeadPlan, name: str, folds: Folds) -> RowLogits:
