@@ -124,7 +124,7 @@ def labels(args: argparse.Namespace) -> None:
 def estimates(one: Judged, wrong: np.ndarray) -> dict[str, float]:
     """Planted errors, estimates of their number, and how many labels are listed and were planted."""
     counts, quality = confident_errors(one.labels, sigmoid(one.logits[0])), label_quality(one.labels, one.logits)
-    listed = suspicious(one.labels, quality, counts)[: one.n]
+    listed = suspicious(quality)[: one.n]
     return {
         "planted": int(wrong.sum()),
         "confident_learning": int(counts.wrong.sum()),
