@@ -1,0 +1,201 @@
+"""The registry of audit checks: a check is a function from an AuditInput to a CheckResult, in a module of its own.
+
+To add one, write a module in this package with a function under `@register_check(NAME, TITLE)`. An installed package adds
+one through an entry point of the group `mmfeat.checks` that names such a module.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import mmfeat.audit
+from mmfeat.audit.findings import CheckResult
+from mmfeat.common.labels import sigmoid
+from mmfeat.common.plugins import Registry
+from mmfeat.store import MappedRows
+
+# Built-in checks in the order of the report; those of packages follow.
+_ORDER = (
+    "label",
+    "leakage",
+    "near_duplicate",
+    "caption",
+    "contradiction",
+    "outlier",
+    "empty_caption",
+    "repeated_caption",
+    "odd",
+    "unreadable",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embeddings:
+    """Cached embeddings of one encoder.
+
+    Attributes
+    ----------
+    modality : str
+        `image` or `text`.
+    values : MappedRows or np.ndarray
+        `(N, D)`; read in blocks of rows. Rows that are not present are zeros.
+    present : np.ndarray
+        `(N,)` bool.
+    """
+
+    modality: str
+    values: MappedRows | np.ndarray
+    present: np.ndarray
+
+    def rows(self, at: np.ndarray) -> np.ndarray:
+        """Embeddings of some rows, float32 of length 1, `(n, D)`."""
+        values = np.asarray(self.values[at], dtype=np.float32)
+        length = np.linalg.norm(values, axis=1, keepdims=True)
+        return values / np.where(length > 0, length, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """Predictions of a model for rows that it was not trained on.
+
+    Attributes
+    ----------
+    name : str
+        The run or encoder.
+    logits : np.ndarray
+        `(N, K)` float32.
+    known : np.ndarray
+        `(N,)` bool: whether the row has an out-of-sample prediction.
+    modality : str
+        `image` or `text` of a model with one modality; empty for one with both.
+    predicted : np.ndarray or None
+        `(N, K)` int8: the predicted labels, if there is a decision rule.
+    """
+
+    name: str
+    logits: np.ndarray
+    known: np.ndarray
+    modality: str = ""
+    predicted: np.ndarray | None = None
+
+    @functools.cached_property
+    def probs(self) -> np.ndarray:
+        """Probabilities `(N, K)` float32."""
+        return sigmoid(self.logits)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuditInput:
+    """Everything that a check may read, as arrays over the N rows of the manifest.
+
+    Attributes
+    ----------
+    ids : np.ndarray
+        `(N,)` object.
+    labels : np.ndarray
+        `(N, K)` int8: 1 positive, 0 negative, -1 unknown.
+    split : np.ndarray
+        `(N,)` object: `train`, `val`, `test`, or `unlabelled` for a row without a known label.
+    embeddings : dict of str to Embeddings
+        By encoder; empty if none are cached.
+    out_of_fold : Predictions or None
+        Of a head that reads all inputs: out-of-fold predictions of the labelled train and val rows.
+    unimodal : dict of str to Predictions
+        Out-of-fold predictions of a head that reads one encoder, by encoder.
+    model : Predictions or None
+        The run that the audit is about, on the val rows, with predicted labels.
+    keys : dict of str to np.ndarray
+        Digests of the samples by modality, `(N, 32)` uint8: equal for identical images or captions, zeros without one.
+    has : dict of str to np.ndarray
+        `(N,)` bool by modality: whether the row names an image, or has a caption that is not blank.
+    caption_lengths : np.ndarray
+        `(N,)` int64: characters of the caption.
+    unreadable : dict of int to str
+        Rows whose image does not exist or cannot be read, with the reason.
+    pictures : dict of str to np.ndarray or None
+        Statistics of the images, `(N,)` each; None if they were not read.
+    thresholds : dict of str to float
+        The cosine from which two rows are near-duplicates, by encoder.
+    group_numbers : np.ndarray or None
+        `(N,)` int64: equal for rows of one group of `[data] group` or with one image.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    classes: tuple[str, ...]
+    embeddings: Mapping[str, Embeddings] = field(default_factory=dict)
+    out_of_fold: Predictions | None = None
+    unimodal: Mapping[str, Predictions] = field(default_factory=dict)
+    model: Predictions | None = None
+    keys: Mapping[str, np.ndarray] = field(default_factory=dict)
+    has: Mapping[str, np.ndarray] = field(default_factory=dict)
+    caption_lengths: np.ndarray | None = None
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    pictures: Mapping[str, np.ndarray] | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    group_numbers: np.ndarray | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    def given(self, row: int) -> tuple[str, ...] | None:
+        """The names of a row's positive labels; None if no label is known."""
+        labels = self.labels[row]
+        if labels.max(initial=-1) < 0:
+            return None
+        return tuple(self.classes[k] for k in np.flatnonzero(labels == 1).tolist())
+
+    def changed(self, row: int, changes: Mapping[int, int]) -> tuple[str, ...]:
+        """The names of a row's positive labels after changes from class number to 1 or 0."""
+        labels = self.labels[row].copy()
+        for k, label in changes.items():
+            labels[k] = label
+        return tuple(self.classes[k] for k in np.flatnonzero(labels == 1).tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A registered check.
+
+    Attributes
+    ----------
+    name : str
+        Its name in findings, in `--fail-on` and in the columns of audit.csv: `is_NAME_issue`, `NAME_score`.
+    title : str
+        Its name for people.
+    run : callable
+        The function. It returns a result with `skipped` if its input is missing.
+    """
+
+    name: str
+    title: str
+    run: Callable[[AuditInput], CheckResult]
+
+
+CHECKS: Registry[Check] = Registry("audit check", "mmfeat.checks", like=dict.fromkeys(_ORDER))
+
+
+def register_check(name: str, title: str) -> Callable[[Callable[[AuditInput], CheckResult]], Callable]:
+    """Decorator: register a check under a name."""
+
+    def register(run: Callable[[AuditInput], CheckResult]) -> Callable[[AuditInput], CheckResult]:
+        CHECKS.register(name, Check(name=name, title=title, run=run))
+        return run
+
+    return register
+
+
+def all_checks() -> Iterator[Check]:
+    """All checks: built-in ones, then those of installed packages."""
+    for module in pkgutil.iter_modules(mmfeat.audit.__path__):
+        importlib.import_module(f"mmfeat.audit.{module.name}")
+    yield from CHECKS.values()
