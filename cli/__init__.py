@@ -18,6 +18,7 @@ from mmfeat.cli.finetune import finetune_command
 from mmfeat.cli.fuse import fuse_command
 from mmfeat.cli.init import init_command
 from mmfeat.cli.predict import predict_command
+from mmfeat.cli.report import report_command
 from mmfeat.cli.reproduce import reproduce_command
 from mmfeat.cli.review import review_command
 from mmfeat.cli.runs import runs_command
@@ -48,6 +49,7 @@ COMMANDS = (
     evaluate_command,
     compare_command,
     runs_command,
+    report_command,
     export_command,
     serve_command,
     store_command,

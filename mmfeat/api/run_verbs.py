@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmfeat.workflows.evaluate import EvaluateResult
     from mmfeat.workflows.export import ExportResult
     from mmfeat.workflows.predict import NewPredictions, PredictResult
+    from mmfeat.workflows.report import ReportResult
     from mmfeat.workflows.runs import ChangedRun, RunsResult
 
 Paths = str | Path | Sequence[str | Path]
@@ -109,6 +110,46 @@ class RunVerbs(OpenProject):
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, ("predict", "metric", "device"))
         return evaluate(project, names, split=split, honest=honest, overwrite=overwrite)
+
+    @verb
+    def report(
+        self,
+        run: str | None = None,
+        *,
+        project: bool = False,
+        split: str = "val",
+        no_images: bool = False,
+        no_captions: bool = False,
+        out: str | Path | None = None,
+        threshold: float | str | None = None,
+        empty: str | None = None,
+        calibration: str | None = None,
+        metric: str | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> ReportResult:
+        """Write a run with its metrics, curves, errors and lineage as one HTML file, and its tables as CSV.
+
+        Parameters
+        ----------
+        run : str, optional
+            A run, or an encoder with its linear probe; the best run, if None.
+        project : bool
+            Whether to compare all runs of the project instead.
+        split : str
+            `val`, `test`, `train` or `train+val`.
+        no_images, no_captions : bool
+            Whether to leave out pictures and captions, for confidential data.
+        out : Path, optional
+            The file; report.html in the run's folder, if None.
+        """
+        from mmfeat.workflows.report import report
+
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
+        snapshot = self._snapshot(settings, options, ("predict", "metric", "device"))
+        shown: dict[str, bool] = {"images": not no_images, "captions": not no_captions}
+        return report(snapshot, run, of_project=project, split=split, out=out, overwrite=overwrite, **shown)
 
     @property
     def runs(self) -> RunList:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from mmfeat.report.html.svg_charts import Chart
-from mmfeat.report.table_layout import Table
+from mmfeat.report.table_layout import Table, Unshown
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -72,6 +72,11 @@ class PageTable:
     def paged(self) -> bool:
         """Whether the script shows it page by page, with a search."""
         return self.sortable and len(self.table.rows) > PAGED
+
+    @property
+    def columns(self) -> list[int]:
+        """The columns that are shown; the CSV file has all."""
+        return [i for i, title in enumerate(self.table.head) if not isinstance(title, Unshown)]
 
     @property
     def noted(self) -> bool:
