@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import click
+from mmfeat.cli.audit import audit_command
 from mmfeat.cli.compare import compare_command
 from mmfeat.cli.demo import demo_command
 from mmfeat.cli.encoders import encoders_command
@@ -22,6 +23,7 @@ from mmfeat.cli.report import report_command
 from mmfeat.cli.reproduce import reproduce_command
 from mmfeat.cli.review import review_command
 from mmfeat.cli.runs import runs_command
+from mmfeat.cli.search import search_command
 from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.serve import serve_command
 from mmfeat.cli.status import status_command
@@ -44,12 +46,14 @@ COMMANDS = (
     sweep_command,
     ensemble_command,
     selftrain_command,
+    audit_command,
     review_command,
     predict_command,
     evaluate_command,
     compare_command,
     runs_command,
     report_command,
+    search_command,
     export_command,
     serve_command,
     store_command,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mmfeat.workflows.predict import NewPredictions, PredictResult
     from mmfeat.workflows.report import ReportResult
     from mmfeat.workflows.runs import ChangedRun, RunsResult
+    from mmfeat.workflows.search import SearchResult
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -150,6 +151,45 @@ class RunVerbs(OpenProject):
         snapshot = self._snapshot(settings, options, ("predict", "metric", "device"))
         shown: dict[str, bool] = {"images": not no_images, "captions": not no_captions}
         return report(snapshot, run, of_project=project, split=split, out=out, overwrite=overwrite, **shown)
+
+    @verb
+    def search(
+        self,
+        image: str | Path = "",
+        *,
+        like: str = "",
+        caption: str = "",
+        encoder: str = "",
+        split: str = "all",
+        n: int = 12,
+        html: str | Path | None = None,
+        engine: str | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> SearchResult:
+        """Find the rows that are most similar to a picture, a caption, both, or a row of the project.
+
+        Parameters
+        ----------
+        image : Path
+            A picture.
+        like, caption : str
+            The id of a row; a text, which is compared with captions.
+        encoder : str
+            The encoder to search by; the first of each modality of the query, if empty.
+        split : str
+            `all`, `train`, `val`, `test` or `unlabelled`.
+        n : int
+            Number of rows.
+        html : Path, optional
+            A file for a gallery of the rows.
+        """
+        from mmfeat.workflows.search import search
+
+        project = self._snapshot(settings, {"engine": engine, "device": device}, ("engine", "device"))
+        names = {"like": like, "caption": caption, "encoder": encoder, "split": split}
+        return search(project, image, n=n, html=html, overwrite=overwrite, **names)
 
     @property
     def runs(self) -> RunList:

@@ -19,6 +19,7 @@ from mmfeat.audit.findings import CheckResult
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.plugins import Registry
 from mmfeat.store import MappedRows
+from mmfeat.store.thumbnail_store import PictureStatistics
 
 # Built-in checks in the order of the report; those of packages follow.
 _ORDER = (
@@ -118,10 +119,14 @@ class AuditInput:
         `(N,)` int64: characters of the caption.
     unreadable : dict of int to str
         Rows whose image does not exist or cannot be read, with the reason.
-    pictures : dict of str to np.ndarray or None
-        Statistics of the images, `(N,)` each; None if they were not read.
+    pictures : PictureStatistics or None
+        Sizes, colours and miniatures of the images; None if they were not read.
     thresholds : dict of str to float
-        The cosine from which two rows are near-duplicates, by encoder.
+        Calibrated values from which two rows may be near-duplicates: the cosine, by encoder, and of `pixels` the similarity.
+    caption_keys : np.ndarray or None
+        `(N, 32)` uint8: equal for captions that differ in case, punctuation and spaces alone; zeros without a caption.
+    caption_words : np.ndarray or None
+        `(N, 64)` uint32: of two captions, the share of equal values estimates the share of words that they have in common.
     group_numbers : np.ndarray or None
         `(N,)` int64: equal for rows of one group of `[data] group` or with one image.
     """
@@ -138,8 +143,10 @@ class AuditInput:
     has: Mapping[str, np.ndarray] = field(default_factory=dict)
     caption_lengths: np.ndarray | None = None
     unreadable: Mapping[int, str] = field(default_factory=dict)
-    pictures: Mapping[str, np.ndarray] | None = None
+    pictures: PictureStatistics | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    caption_keys: np.ndarray | None = None
+    caption_words: np.ndarray | None = None
     group_numbers: np.ndarray | None = None
 
     @property

@@ -72,7 +72,7 @@ def find_contradictions(given: AuditInput) -> CheckResult:
         for row in rows.tolist()
     )
     line = f"{counted(len(rows), 'row')} of {compared:,}: the image shows other labels than the caption"
-    return CheckResult(findings=found, lines=(line,), scores=scores)
+    return CheckResult(findings=found, lines=(line,) if found else (), scores=scores)
 
 
 def _detail(given: AuditInput, row: int, image: Predictions, text: Predictions) -> str:

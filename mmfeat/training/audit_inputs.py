@@ -16,7 +16,9 @@ from mmfeat.inference.logits import RowLogits, model_logits
 from mmfeat.inference.run_ranking import ranked_runs, selected_model
 from mmfeat.project.named_models import NamedModel
 from mmfeat.project.project import Project
+from mmfeat.project.thumbnails import picture_statistics
 from mmfeat.runs.run import Run
+from mmfeat.store.thumbnail_store import PictureStatistics
 from mmfeat.training.out_of_fold import folded_run, labelled_rows, out_of_fold_logits, unimodal_logits
 
 
@@ -68,7 +70,9 @@ def audited(project: Project, name: str | None) -> Audited:
     names = _encoders(project, folded if folded is not None else model)
     embeddings, keys = _embeddings(project, names, notes)
     manifest = project.manifest
-    unreadable = keys["image"].reasons if "image" in keys else {}
+    pictures, unreadable = _pictures(project, keys, notes), {}
+    if "image" in keys:
+        unreadable = {**_undecoded(project, names, keys["image"], pictures), **keys["image"].reasons}
     out_of_fold = None
     if folded is not None:
         rows = labelled_rows(project)
@@ -85,7 +89,8 @@ def audited(project: Project, name: str | None) -> Audited:
         keys={modality: one.keys for modality, one in keys.items()},
         has={modality: _has(project, modality) for modality in keys},
         caption_lengths=np.array([len(caption) for caption in manifest.captions.tolist()]),
-        unreadable={**unreadable, **_undecoded(project, names, keys)},
+        unreadable=unreadable,
+        pictures=pictures,
     )
     run = None if model is None else model.run
     return Audited(
@@ -156,12 +161,25 @@ def _has(project: Project, modality: str) -> np.ndarray:
     return project.manifest.images != "" if modality == "image" else project.row_keys("text").present
 
 
-def _undecoded(project: Project, names: list[str], keys: dict[str, RowKeys]) -> dict[int, str]:
-    """Rows whose image an encoder could not decode, with the reason."""
+def _pictures(project: Project, keys: dict[str, RowKeys], notes: list[str]) -> PictureStatistics | None:
+    """Sizes and colours of all images, which are opened where their thumbnails are missing; None without any."""
+    if "image" not in keys:
+        return None
+    try:
+        return picture_statistics(project, np.arange(project.manifest.n_samples))
+    except MmfeatError as error:
+        notes.append(f"images are not looked at: {error}")
+        return None
+
+
+def _undecoded(project: Project, names: list[str], keys: RowKeys, pictures: PictureStatistics | None) -> dict[int, str]:
+    """Rows whose image cannot be decoded, with the reason if an encoder recorded one."""
     found = {}
+    if pictures is not None:
+        found |= dict.fromkeys(np.flatnonzero(keys.present & ~pictures.known).tolist(), "it cannot be decoded")
     for name in names:
-        if project.config.encoder[name].modality == "image" and "image" in keys:
-            found |= project.store.encoder(project.identity(name).spec).errors_of(keys["image"].keys)
+        if project.config.encoder[name].modality == "image":
+            found |= project.store.encoder(project.identity(name).spec).errors_of(keys.keys)
     return found
 
 
