@@ -16,10 +16,13 @@ import numpy as np
 
 import mmfeat.audit
 from mmfeat.audit.findings import CheckResult
+from mmfeat.audit.neighbours import Neighbours, neighbours
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.plugins import Registry
 from mmfeat.store import MappedRows
 from mmfeat.store.thumbnail_store import PictureStatistics
+
+NEAREST = 10  # rows that each row is compared with
 
 # Built-in checks in the order of the report; those of packages follow.
 _ORDER = (
@@ -59,6 +62,22 @@ class Embeddings:
         values = np.asarray(self.values[at], dtype=np.float32)
         length = np.linalg.norm(values, axis=1, keepdims=True)
         return values / np.where(length > 0, length, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nearest:
+    """The nearest rows of distinct samples.
+
+    Attributes
+    ----------
+    rows : np.ndarray
+        `(n,)`: the first row of each distinct image or caption that has an embedding.
+    found : Neighbours
+        Of each of them its up to `NEAREST` nearest others, as positions in `rows`.
+    """
+
+    rows: np.ndarray
+    found: Neighbours
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,6 +173,19 @@ class AuditInput:
         """N."""
         return len(self.ids)
 
+    def nearest(self, name: str) -> Nearest:
+        """The nearest rows of each distinct row by the embeddings of an encoder, searched once for all checks."""
+        if name not in self._nearest:
+            one = self.embeddings[name]
+            rows = distinct_rows(self.keys.get(one.modality), np.flatnonzero(one.present))
+            k = max(0, min(NEAREST, len(rows) - 1))
+            self._nearest[name] = Nearest(rows=rows, found=neighbours(_EmbeddedRows(one, rows), k))
+        return self._nearest[name]
+
+    @functools.cached_property
+    def _nearest(self) -> dict[str, Nearest]:
+        return {}
+
     def given(self, row: int) -> tuple[str, ...] | None:
         """The names of a row's positive labels; None if no label is known."""
         labels = self.labels[row]
@@ -167,6 +199,28 @@ class AuditInput:
         for k, label in changes.items():
             labels[k] = label
         return tuple(self.classes[k] for k in np.flatnonzero(labels == 1).tolist())
+
+
+def distinct_rows(keys: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """The first row of each distinct key `(N, 32)` uint8 among some rows, in order; all of them without keys."""
+    if keys is None or not len(rows):
+        return rows
+    packed = np.ascontiguousarray(keys[rows]).view(f"V{keys.shape[1]}").ravel()
+    return np.sort(rows[np.unique(packed, return_index=True)[1]])
+
+
+class _EmbeddedRows:
+    """The embeddings of some rows as an array that is read in blocks."""
+
+    def __init__(self, embeddings: Embeddings, rows: np.ndarray) -> None:
+        self.embeddings, self.rows = embeddings, rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.embeddings.values.shape[1]
+
+    def __getitem__(self, at: np.ndarray | slice) -> np.ndarray:
+        return self.embeddings.values[self.rows[at]]
 
 
 @dataclass(frozen=True, kw_only=True)

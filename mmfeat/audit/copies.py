@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfeat.audit.checks import AuditInput, Embeddings
+from mmfeat.audit.checks import AuditInput
 from mmfeat.audit.miniatures import turn_invariant
-from mmfeat.audit.neighbours import Points, neighbours
+from mmfeat.audit.neighbours import Neighbours, Points, neighbours
 from mmfeat.audit.registration import pixel_similarity
 
 PIXELS = "pixels"  # the name of a threshold beside those of encoders
@@ -110,7 +110,7 @@ def _near_pictures(given: AuditInput, rows: np.ndarray) -> Iterator[_Near]:
         if len(here) < 2:
             continue
         cosine = given.thresholds.get(name)
-        first, second, cosines, recall = _candidates(_Rows(one, here), here, 0.0 if cosine is None else cosine)
+        first, second, cosines, recall = _nearest_pairs(given, name, here, 0.0 if cosine is None else cosine)
         if pictures is None:
             close = cosines >= (_COSINE if cosine is None else cosine)
             yield _near(first, second, cosines, close, recall=recall)
@@ -133,7 +133,7 @@ def _near_captions(given: AuditInput, rows: np.ndarray) -> Iterator[_Near]:
         here = rows[one.present[rows]] if one.modality == "text" else rows[:0]
         if len(here) < 2 or given.caption_words is None:
             continue
-        first, second, _, recall = _candidates(_Rows(one, here), here, given.thresholds.get(name, 0.0))
+        first, second, _, recall = _nearest_pairs(given, name, here, given.thresholds.get(name, 0.0))
         shared = (given.caption_words[first] == given.caption_words[second]).mean(1, dtype=np.float32)
         yield _near(first, second, shared, shared >= _WORDS, recall=recall)
 
@@ -148,28 +148,29 @@ def _near(first: np.ndarray, second: np.ndarray, similarity: np.ndarray, close: 
     )
 
 
-class _Rows:
-    """The embeddings of some rows as an array that is read in blocks."""
-
-    def __init__(self, embeddings: Embeddings, rows: np.ndarray) -> None:
-        self.embeddings, self.rows = embeddings, rows
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.rows), self.embeddings.values.shape[1]
-
-    def __getitem__(self, at: np.ndarray | slice) -> np.ndarray:
-        return self.embeddings.values[self.rows[at]]
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray, float]
 
 
-def _candidates(points: Points, rows: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def _nearest_pairs(given: AuditInput, name: str, rows: np.ndarray, least: float) -> Pairs:
+    """As :func:`_candidates`, by the embeddings of an encoder; the search is that of all checks."""
+    nearest = given.nearest(name)
+    first, second, cosines, recall = _pairs(nearest.found, nearest.rows, least)
+    own = np.isin(first, rows) & np.isin(second, rows)
+    return first[own], second[own], cosines[own], recall
+
+
+def _candidates(points: Points, rows: np.ndarray, least: float) -> Pairs:
     """Pairs of rows `(P,)` of which one is among the nearest of the other, with a cosine of at least `least`; and the recall."""
-    found = neighbours(points, min(_NEAREST, len(rows) - 1))
-    at, column = np.nonzero((found.rows >= 0) & (found.cosines >= least))
-    other = found.rows[at, column]
+    return _pairs(neighbours(points, min(_NEAREST, len(rows) - 1)), rows, least)
+
+
+def _pairs(found: Neighbours, rows: np.ndarray, least: float) -> Pairs:
+    nearest, cosines = found.rows[:, :_NEAREST], found.cosines[:, :_NEAREST]
+    at, column = np.nonzero((nearest >= 0) & (cosines >= least))
+    other = nearest[at, column]
     low, high = np.minimum(at, other), np.maximum(at, other)
     _, first = np.unique(low * len(rows) + high, return_index=True)
-    return rows[low[first]], rows[high[first]], found.cosines[at, column][first], found.recall
+    return rows[low[first]], rows[high[first]], cosines[at, column][first], found.recall
 
 
 def _copies(n: int, twins: _Near, near: Sequence[_Near]) -> Copies:

@@ -147,10 +147,10 @@ def _unimodal(project: Project, name: str, folds: Folds) -> RowLogits:
     except (OSError, ValueError, KeyError):
         pass  # it is not there, damaged, or of another version
     found = _trained(plan, name, folds)
+    kept = found.logits.astype(np.float16)
     with if_possible():
-        arrays = {"logits": found.logits.astype(np.float16), "known": found.known}
-        write_arrays(file, arrays, {"made_from": made_from})
-    return found
+        write_arrays(file, {"logits": kept, "known": found.known}, {"made_from": made_from})
+    return dataclasses.replace(found, logits=kept.astype(np.float32))  # as they will be read
 
 
 def _trained(plan: HeadPlan, name: str, folds: Folds) -> RowLogits:

@@ -14,6 +14,7 @@ from mmfeat.audit.contradictions import agreement, find_contradictions
 from mmfeat.audit.findings import CheckResult
 from mmfeat.audit.label_errors import find_label_errors
 from mmfeat.audit.odd_pictures import SIDE, find_odd_pictures
+from mmfeat.audit.outliers import find_outliers
 from mmfeat.audit.unreadable_samples import find_unreadable
 from mmfeat.store.thumbnail_store import PictureStatistics
 
@@ -195,3 +196,19 @@ def test_two_checks_of_one_name_are_refused(registry):
     list(all_checks())
     with pytest.raises(ValueError, match="audit check 'label' is already registered"):
         register_check("label", "labels")(lambda given: CheckResult())
+
+
+def test_a_row_far_from_all_others_is_an_outlier():
+    rng = np.random.default_rng(0)
+    values = np.ones((N, 8)) + rng.uniform(-0.1, 0.1, (N, 8))
+    values[4] = [1, -1, 1, -1, 1, -1, 1, -1]
+    image = Embeddings(modality="image", values=values.astype(np.float16), present=np.arange(N) != 9)
+    found = find_outliers(small(embeddings={"image": image}))
+    assert [one.id for one in found.findings] == ["4.jpg"]
+    assert re.fullmatch(r"distance \d\.\d\d by encoder image, usually 0\.00", found.findings[0].detail)
+    assert np.nanargmin(found.scores) == 4
+    assert np.isnan(found.scores[9])
+    few = Embeddings(modality="image", values=values, present=np.arange(N) < 20)
+    assert find_outliers(small(embeddings={"image": few})).skipped
+    same = Embeddings(modality="image", values=np.ones((N, 8)), present=np.ones(N, bool))
+    assert not find_outliers(small(embeddings={"image": same})).findings
