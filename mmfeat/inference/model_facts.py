@@ -9,7 +9,7 @@ import numpy as np
 from mmfeat.common.errors import MmfeatError, RunError
 from mmfeat.common.labels import has_label
 from mmfeat.common.progress import clock
-from mmfeat.common.text import counted, megabytes
+from mmfeat.common.text import counted, megabytes, typed_value
 from mmfeat.inference.model_lineage import model_lineage
 from mmfeat.inference.networks import compose
 from mmfeat.predictor.card import part_texts
@@ -78,7 +78,9 @@ def model_facts(project: Project, model: NamedModel) -> Pairs:
                 f"{run.record['head']} on {' and '.join(run.record['inputs'])}; mean of {counted(len(run.record['seeds']), 'seed')}{folds}; best epochs {best}",
             )
         )
-        pairs.append(("settings", ", ".join(f"{key} {value}" for key, value in run.record["head_config"].items())))
+        pairs.append(
+            ("settings", ", ".join(f"{key} {typed_value(value)}" for key, value in run.record["head_config"].items()))
+        )
     size = run.exported_mb(project.config.heads_scale)
     pairs += [("size", megabytes(size) + ", encoders included")] if size is not None else []
     pairs.append(("training time", clock(run.record["seconds"])))

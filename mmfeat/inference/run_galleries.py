@@ -159,7 +159,7 @@ def error_section(picks: RowPicks, samples: Samples, notes: Sequence[str]) -> Se
     """The surest errors, class by class."""
     blocks: list[Block] = [
         Text(
-            text="The errors that the model is surest of, for the classes with most errors. Some are errors of the given labels."
+            text="The errors that the model is surest of, for the classes with most errors. Some are errors of the given labels. Labels: ✓ right, − missed, ✗ wrong, each with its probability."
         ),
         *(Text(text=note, kind="note") for note in notes if note),
     ]

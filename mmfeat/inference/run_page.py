@@ -209,10 +209,11 @@ def _metric_sections(project: Project, model: NamedModel, scored: _Scored | None
 
 def _metrics_section(project: Project, model: NamedModel, scored: _Scored, split: str, rows: str) -> Section:
     lines, cheap = metric_lines(project, model, scored.found, scored.rows, split=split)
+    what = "epochs and rounds" if model.run is not None and model.run.kind == "selftrain" else "epochs"
     uses = {model.name: lineage_of(project, model.name).use_of(project.manifest.ids[scored.rows])}
     blocks: list[Block] = [_warning(scored, split)] if scored.found.trained else []
     blocks.append(metric_page_table(lines, rows=rows, subjects=[model.name], baselines=cheap))
-    note = about_metrics(MetricRow.of(model.name, scored.found.metrics), about_selection(uses))
+    note = about_metrics(MetricRow.of(model.name, scored.found.metrics), about_selection(uses, what))
     blocks += [Text(text=line) for line in note.splitlines()]
     if (report := scored.found.threshold) is not None:
         blocks += [Text(text=line) for line in (report.line, *report.hints, report.typed) if line]

@@ -96,10 +96,10 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Figures side by side, where there is room."""
+    """Figures and tables side by side, where there is room."""
 
     block: ClassVar[str] = "columns"
-    figures: tuple[Figure, ...]
+    parts: tuple[Figure | PageTable, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +216,6 @@ class Page:
     @property
     def tables(self) -> list[PageTable]:
         """The tables that have a file."""
-        return [
-            block
-            for section in self.sections
-            for block in section.blocks
-            if isinstance(block, PageTable) and block.name
-        ]
+        blocks = [block for section in self.sections for block in section.blocks]
+        parts = [part for block in blocks for part in (block.parts if isinstance(block, Columns) else (block,))]
+        return [part for part in parts if isinstance(part, PageTable) and part.name]

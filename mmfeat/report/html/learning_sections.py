@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmfeat.common.text import counted
-from mmfeat.report.html.blocks import Block, Columns, Figure, Heading, PageTable, Section, Text
+from mmfeat.report.html.blocks import Block, Columns, Figure, Heading, PageTable, Section
 from mmfeat.report.html.svg_charts import SERIES, Line, line_chart
 from mmfeat.report.round_table import rounds_table
 from mmfeat.report.text_tables import metric_title
@@ -37,7 +36,7 @@ def learning_section(histories: Sequence[History]) -> Section | None:
     blocks: list[Block] = []
     for history in histories:
         if figures := _figures(history):
-            blocks += [Heading(text=history.name), Columns(figures=tuple(figures))]
+            blocks += [Heading(text=history.name), Columns(parts=tuple(figures))]
     return Section.of("learning", "Learning", blocks) if blocks else None
 
 
@@ -100,7 +99,6 @@ def rounds_section(rounds: Sequence[dict[str, Any]], *, metric: str, best: int, 
     text = f"Of {judged} on val. Round 0 is supervised; a hollow point was reverted. The pseudo-labels of round {best} were used."
     chart = line_chart(lines, labels=("round", "metric on val"), about="metrics on val by round")
     blocks: list[Block] = [
-        Text(text=f"{counted(len(rounds) - 1, 'round')}, round {best} is used."),
         Figure(title="Metrics by round", text=text, chart=chart),
         PageTable(
             name="rounds",

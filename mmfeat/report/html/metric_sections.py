@@ -13,8 +13,17 @@ from mmfeat.metrics.metric_rows import MetricRow, Metrics
 from mmfeat.report.html.blocks import Block, Columns, Curves, Figure, Heading, PageTable, Section, Text
 from mmfeat.report.html.rendering import figure
 from mmfeat.report.html.svg_axes import rounded_range
-from mmfeat.report.html.svg_charts import Line, calibration_chart, interval_mark, line_chart, points_chart, small_curve
+from mmfeat.report.html.svg_charts import (
+    Line,
+    bar_mark,
+    calibration_chart,
+    interval_mark,
+    line_chart,
+    points_chart,
+    small_curve,
+)
 from mmfeat.report.table_layout import Cell, count, number, outside, table
+from mmfeat.report.text_tables import MOST_FREQUENT
 
 CURVES = 24  # classes with a curve of their own
 MOST_CELLS = 20_000_000  # labels of the curve over all classes
@@ -42,9 +51,9 @@ def metric_page_table(
     links : dict of str to str
         Addresses by label.
     """
-    ends = rounded_range(
-        min(line.samples_f1 - line.spread for line in lines), max(line.samples_f1 + line.spread for line in lines)
-    )
+    near = [line for line in lines if line.label != MOST_FREQUENT] or lines  # whose point would leave no room
+    lows, highs = [line.samples_f1 - line.spread for line in near], [line.samples_f1 + line.spread for line in near]
+    ends = rounded_range(min(lows), max(highs), floor=0, top=1)
     cells, marks, looks = [], [], []
     for line in lines:
         values = [number(getattr(line, key), spread=getattr(line, _SPREADS.get(key, ""), None)) for key in TITLES]
@@ -101,7 +110,7 @@ def class_section(
         "F1",
         "AP",
         "threshold",
-        *(f"F1, {name} alone" for name in alone),
+        *(f"F1 {name}" for name in alone),
     ]
     weakest = ", ".join(f"{classes[k]} (F1 {figure(f1)}, {counted(n, 'row')})" for k, f1, n in scores.weakest(3))
     left_out = scores.n_classes_left_out
@@ -110,7 +119,14 @@ def class_section(
         Text(text=f"Weakest classes: {weakest}.{note}")
         if weakest
         else Text(text=f"No class has a positive here.{note}"),
-        PageTable(name="classes", table=table(head, lines, title="classes"), caption=f"On {rows}", sortable=True),
+        PageTable(
+            name="classes",
+            table=table(head, lines, title="classes"),
+            caption=f"On {rows}",
+            sortable=True,
+            marks=tuple(bar_mark(value if np.isfinite(value) else 0) for value in scores.class_f1.tolist()),
+            mark_title="F1 as a bar",
+        ),
         f1_figures(scores.n_positives, scores.class_f1, scores.class_ap, classes) if weakest else None,
     ]
     return Section.of("classes", "Classes", blocks)
@@ -136,7 +152,7 @@ def f1_figures(n_positives: np.ndarray, f1: np.ndarray, ap: np.ndarray, classes:
         )
         text = "Each point is a class. Classes of few positives are uncertain, and harder to learn."
         figures.append(Figure(title=f"{title[0].upper()}{title[1:]} against positives", text=text, chart=chart))
-    return Columns(figures=tuple(figures))
+    return Columns(parts=tuple(figures))
 
 
 def curve_section(
@@ -175,7 +191,7 @@ def curve_section(
     return Section.of(
         "curves",
         "Precision, recall and calibration",
-        [Columns(figures=tuple(figures)), *(more if items else []), Curves(items=tuple(items)) if items else None],
+        [Columns(parts=tuple(figures)), *(more if items else []), Curves(items=tuple(items)) if items else None],
     )
 
 
@@ -183,7 +199,12 @@ def _overall(labels: np.ndarray, probs: np.ndarray) -> Figure:
     recall, precision = precision_recall(labels, probs)
     lines = [Line(label="all labels", xs=[0, *recall.tolist()], ys=[precision[0], *precision.tolist()])]
     chart = line_chart(
-        lines, labels=("recall", "precision"), about="precision against recall of all labels", y=(0, 1), height=320
+        lines,
+        labels=("recall", "precision"),
+        about="precision against recall of all labels",
+        y=(0, 1),
+        whole=False,
+        height=320,
     )
     text = "All labels of all classes together (micro average): frequent classes weigh most."
     return Figure(title="Precision and recall", text=text, chart=chart)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmfeat.common.text import counted
 from mmfeat.metrics.label_pairs import LabelPairs, confusions, together
-from mmfeat.report.html.blocks import Block, Chart, Figure, Heading, PageTable, Section, Text
+from mmfeat.report.html.blocks import Block, Chart, Columns, Figure, Heading, PageTable, Section, Text
 from mmfeat.report.html.rendering import percent
 from mmfeat.report.html.svg_charts import heat_map
 from mmfeat.report.table_layout import Cell, count, outside, table
@@ -78,7 +78,7 @@ def _pairs(pairs: LabelPairs, of: np.ndarray, classes: Sequence[str], *, symmetr
         for a, ns, ss in zip(names, counts, shares, strict=True)
     ]
     which = (
-        f" The {len(chosen)} classes of the most frequent pairs of {len(classes):,}."
+        f" Shown are {len(chosen)} of {len(classes):,} classes, those of the most frequent pairs."
         if len(chosen) < len(classes)
         else ""
     )
@@ -90,10 +90,8 @@ def _pairs(pairs: LabelPairs, of: np.ndarray, classes: Sequence[str], *, symmetr
         rows.append([outside(classes[a]), outside(classes[b]), count(n), Cell(percent(share), share)])
     caption = f"The {len(rows)} most frequent pairs of {len(pairs.n):,}" if len(rows) < len(pairs.n) else ""
     listed = table(texts.head, rows, left=2, title=texts.title)
-    return [
-        Figure(title=texts.title, text=f"{texts.about}{which}", chart=chart),
-        PageTable(name=texts.name, table=listed, caption=caption, sortable=True),
-    ]
+    about = Figure(title=texts.title, text=f"{texts.about}{which}", chart=chart)
+    return [Columns(parts=(about, PageTable(name=texts.name, table=listed, caption=caption, sortable=True)))]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

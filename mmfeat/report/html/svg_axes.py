@@ -26,8 +26,8 @@ class Scale:
         Values at both ends.
     start, end : float
         Their pixels; on a vertical axis `start` is below `end`.
-    log : bool
-        Whether the axis is logarithmic.
+    log, whole : bool
+        Whether the axis is logarithmic, and whether only whole numbers are labelled.
     """
 
     low: float
@@ -35,6 +35,7 @@ class Scale:
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def at(self, value: float) -> float:
         """The pixel of a value; values outside are moved to the end."""
@@ -47,6 +48,7 @@ class Scale:
         if self.log:
             return _powers(self.low, self.high)
         step = nice_step(self.high - self.low)
+        step = max(1.0, math.ceil(step)) if self.whole else step
         first = math.ceil(self.low / step - 1e-9)
         values = [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -57,7 +59,7 @@ def nice_step(span: float) -> float:
     """A round distance between the ticks of an axis."""
     rough = max(span, 1e-9) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= rough - 1e-12)
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= rough - 1e-12)
 
 
 def _powers(low: float, high: float) -> list[tuple[float, str]]:
@@ -95,7 +97,7 @@ class Plane:
     def axes(self) -> list[str]:
         """Grid, ticks and titles."""
         left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
-        parts = [text(left - 34, top - 9, self.y_label, "start")]
+        parts = [text(left - 34, top - 12, self.y_label, "start")]
         for value, words in self.y.ticks():
             at = self.y.at(value)
             parts += [line(left, at, right, at, "grid"), text(left - 6, at + 4, words, "end")]
@@ -118,11 +120,12 @@ def plane(
     y: tuple[float, float],
     labels: tuple[str, str],
     log: bool = False,
+    whole: bool = False,
 ) -> Plane:
     """Axes in a picture of this size, from the ends of both axes."""
     return Plane(
-        x=Scale(low=x[0], high=x[1], start=42, end=width - 10, log=log),
-        y=Scale(low=y[0], high=y[1], start=height - 40, end=24),
+        x=Scale(low=x[0], high=x[1], start=42, end=width - 10, log=log, whole=whole),
+        y=Scale(low=y[0], high=y[1], start=height - 40, end=28),
         x_label=labels[0],
         y_label=labels[1],
     )
@@ -144,9 +147,15 @@ def titled(shape: str, words: str) -> str:
     return f"{shape[:-2]}><title>{escape(plain(words))}</title></{shape[1 : shape.index(' ')]}>"
 
 
-def picture(width: float, height: float, parts: Sequence[str], about: str, look: str = "chart") -> Markup:
-    """An SVG element. `about` is read out in place of it; `parts` are elements made here, whose texts are escaped."""
+def picture(
+    width: float, height: float, parts: Sequence[str], about: str, look: str = "chart", *, natural: bool = False
+) -> Markup:
+    """An SVG element; `natural` keeps it from growing beyond its size.
+
+    `about` is read out in place of it; `parts` are elements made here, whose texts are escaped.
+    """
     from markupsafe import Markup
 
-    head = f'<svg class="{look}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(plain(about))}">'
+    head = f'<svg class="{look}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(plain(about))}"'
+    head += f' style="max-width:{width:g}px">' if natural else ">"
     return Markup(head + "".join(parts) + "</svg>")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 440, 280
 SERIES = 6  # colours of the stylesheet
+_NAME = 17  # characters of a name in a heat map
 MOST_TITLES = 400  # points that say their name to a pointer; more are one shape
 
 
@@ -58,14 +59,17 @@ def line_chart(
     labels: tuple[str, str],
     about: str,
     y: tuple[float, float] | None = None,
-    width: int = WIDTH,
+    whole: bool = True,
     height: int = HEIGHT,
 ) -> Chart:
-    """Lines on common axes, which fit their points or have the given ends; labels are those of x and y."""
+    """Lines on common axes, which fit their points or have the given ends; labels are those of x and y.
+
+    `whole` labels only whole numbers of x, such as epochs.
+    """
     xs = [x for one in lines for x in one.xs]
     ys = [v for one in lines for v in one.ys]
     ends = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
-    found = plane(width, height, x=ends, y=y or rounded_range(min(ys), max(ys)), labels=labels)
+    found = plane(WIDTH, height, x=ends, y=y or rounded_range(min(ys), max(ys)), labels=labels, whole=whole)
     parts = found.axes()
     for one in lines:
         look = "guide" if one.dashed else f"line s{one.series}"
@@ -74,7 +78,7 @@ def line_chart(
             shape = f'<circle class="{"dot" if filled else "hollow"} s{one.series}" cx="{found.x.at(px):g}" cy="{found.y.at(py):g}" r="4"/>'
             parts.append(titled(shape, f"{one.label}: {figure(py)} at {px:g}"))
     named = dict.fromkeys((one.label, one.series) for one in lines if one.label and not one.dashed)
-    return Chart(svg=picture(width, height, parts, about), legend=tuple(named) if len(named) > 1 else ())
+    return Chart(svg=picture(WIDTH, height, parts, about), legend=tuple(named) if len(named) > 1 else ())
 
 
 def points_chart(
@@ -135,30 +139,32 @@ def small_curve(xs: Sequence[float], ys: Sequence[float], about: str) -> Markup:
 
 def heat_map(values: np.ndarray, names: Sequence[str], titles: Sequence[Sequence[str]], *, about: str) -> Markup:
     """Shares `(k, k)` in [0, 1] as cells, darker for more; NaN is blank. Rows and columns are named alike."""
-    cell, left, top = 22, 118, 96
-    size = left + cell * len(names) + 16
+    longest = max(len(plain(name, _NAME)) for name in names)
+    cell, left, top = 24, 10 + 7 * longest, 16 + 6 * longest
+    size = left + cell * len(names) + 4 * longest
     parts = []
     for k, name in enumerate(names):
         at = k * cell + cell / 2
-        parts.append(text(left - 6, top + at + 4, plain(name, 17), "end", "label"))
-        words = escape(plain(name, 17))
+        parts.append(text(left - 6, top + at + 4, plain(name, _NAME), "end", "label"))
+        words = escape(plain(name, _NAME))
         turned = f"rotate(-50 {left + at + 3:g} {top - 6})"
         parts.append(f'<text class="label" transform="{turned}" x="{left + at + 3:g}" y="{top - 6}">{words}</text>')
     for row, column in np.argwhere(np.isfinite(values)).tolist():
         x, y, share = left + column * cell, top + row * cell, float(values[row, column])
         box = f'<rect class="cell" x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" fill-opacity="{max(share**0.6, 0.03):.2f}"/>'
         parts.append(titled(box, titles[row][column]))
-    return picture(size, top + cell * len(names) + 4, parts, about, "chart wide")
+    return picture(size, top + cell * len(names) + 4, parts, about, natural=True)
 
 
 def interval_mark(low: float, value: float, high: float, ends: tuple[float, float], *, series: int = 1) -> Markup:
     """A point with its interval, on an axis that all rows of a table share."""
     x = Scale(low=ends[0], high=ends[1], start=6, end=154)
-    parts = [
-        line(0, 9, 160, 9, "grid"),
-        line(x.at(low), 9, x.at(high), 9, f"whisker s{series}"),
-        f'<circle class="dot s{series}" cx="{x.at(value):g}" cy="9" r="4.5"/>',
-    ]
+    parts = [line(0, 9, 160, 9, "grid")]
+    if high < ends[0]:
+        parts.append(f'<path class="fill s{series}" d="M2 9L10 4V14Z"/>')  # far below
+    else:
+        parts.append(line(x.at(low), 9, x.at(high), 9, f"whisker s{series}"))
+        parts.append(f'<circle class="dot s{series}" cx="{x.at(value):g}" cy="9" r="4.5"/>')
     about = f"{figure(value)}, from {figure(low)} to {figure(high)}"
     return picture(160, 18, parts, about, "chart interval")
 
