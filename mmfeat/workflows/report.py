@@ -100,6 +100,8 @@ def report(
         raise ConfigError(
             f"report --project compares all runs: leave out {run!r}. For a project elsewhere: mmfeat --project DIR report --project"
         )
+    if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: a report is an HTML file. Name it: {Path(out).with_suffix('.html')}")
     model, chosen = (None, "") if of_project else selected_model(project, run)
     file, own = _file(project, model, split, out)
     outputs = Outputs(project.config, overwrite=overwrite)
@@ -128,10 +130,7 @@ def report(
 def _file(project: Project, model: NamedModel | None, split: str, out: Path | str | None) -> tuple[Path, bool]:
     """The page's file, and whether it is at a place for mmfeat's own files."""
     if out is not None:
-        file = Path(out).expanduser()
-        if file.suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"--out {out}: a report is an HTML file. Name it: {file.with_suffix('.html')}")
-        return file, False
+        return Path(out).expanduser(), False
     name = REPORT if split == "val" else f"report-{split.replace('+', '-')}.html"
     if model is None:
         return project.runs_folder / REPORT, True
