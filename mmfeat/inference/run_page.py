@@ -92,7 +92,7 @@ def run_page(project: Project, model: NamedModel, options: PageOptions) -> Page:
         [] if scored is None else scored.alone,
     )
     pictures = page_pictures(project, [*picks.rows, *findings.rows], images=options.images)
-    samples = samples_of(project, picks.predicted, pictures, captions=options.captions)
+    samples = samples_of(project, pictures, picks, captions=options.captions)
     shown = np.array(sorted(set(picks.rows)), dtype=np.int64)
     notes = [pictures.note, about_in_sample(project, model, shown) if len(shown) else ""]
     notes += [] if options.captions else ["Captions were left out."]
