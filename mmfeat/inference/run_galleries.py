@@ -205,7 +205,7 @@ def shown_findings(project: Project, record: AuditRecord | None, problem: str = 
     """The worst findings of each check, with their samples and up to two others."""
     if record is None:
         return Findings(record=None, problem=problem, shown={})
-    chosen = {one.check: record.of(one.check)[:FINDINGS] for one in record.summaries}
+    chosen = {one.check: _different(record.of(one.check))[:FINDINGS] for one in record.summaries}
     wanted = {name for found in chosen.values() for one in found for name in _samples_of_finding(one)}
     row_of = {name: row for row, name in enumerate(project.manifest.ids.tolist()) if name in wanted}
     shown = {
@@ -217,6 +217,11 @@ def shown_findings(project: Project, record: AuditRecord | None, problem: str = 
         for check, found in chosen.items()
     }
     return Findings(record=record, problem=problem, shown=shown)
+
+
+def _different(found: Sequence[Finding]) -> list[Finding]:
+    """The findings without those that are about the same samples as an earlier one: a pair is shown once."""
+    return list({(one.class_name, frozenset((one.id, *one.related))): one for one in reversed(found)}.values())[::-1]
 
 
 def _samples_of_finding(one: Finding) -> tuple[str, ...]:

@@ -218,7 +218,9 @@ def _metrics_section(project: Project, model: NamedModel, scored: _Scored, split
     if (report := scored.found.threshold) is not None:
         blocks += [Text(text=line) for line in (report.line, *report.hints, report.typed) if line]
     if split == "val":
-        blocks.append(Text(text="Runs are selected on val rows. For a figure to publish: mmfeat report --split test"))
+        tested = len(project.manifest.rows("test"))
+        publish = ": mmfeat report --split test" if tested else ", set [split] test before you start."
+        blocks.append(Text(text=f"Runs are selected on val rows. For a figure to publish{publish}"))
     return Section.of("metrics", "Metrics beside baselines", blocks)
 
 
