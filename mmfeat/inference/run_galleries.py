@@ -221,7 +221,10 @@ def shown_findings(project: Project, record: AuditRecord | None, problem: str = 
 
 def _different(found: Sequence[Finding]) -> list[Finding]:
     """The findings without those that are about the same samples as an earlier one: a pair is shown once."""
-    return list({(one.class_name, frozenset((one.id, *one.related))): one for one in reversed(found)}.values())[::-1]
+    first: dict[tuple[str, frozenset[str]], Finding] = {}
+    for one in found:
+        first.setdefault((one.class_name, frozenset((one.id, *one.related))), one)
+    return list(first.values())
 
 
 def _samples_of_finding(one: Finding) -> tuple[str, ...]:
