@@ -37,9 +37,9 @@ def test_no_error_at_all():
 
 def test_uncertain_rows_are_near_their_thresholds_and_no_duplicates():
     probs = np.array([[0.99, 0.01], [0.52, 0.02], [0.52, 0.02], [0.2, 0.31], [0.9, 0.9]])
-    picks = most_uncertain(probs, np.array([0.5, 0.3]), NAMES, numbers=np.arange(5), n=2)
-    assert sorted(pick.at for pick in picks) in ([1, 3], [2, 3])
-    assert {pick.reason for pick in picks} == {"cat: 0.52, threshold 0.50", "dog: 0.31, threshold 0.30"}
+    picks = most_uncertain(probs, np.array([0.5, 0.3]), NAMES, numbers=np.arange(5), n=5)
+    assert picks[0].reason == "dog: 0.31, threshold 0.30"
+    assert sorted(pick.at for pick in picks) in ([0, 1, 3, 4], [0, 2, 3, 4])
 
 
 def test_encoders_disagree_where_both_are_known():
