@@ -12,6 +12,7 @@ from mmfeat.inference.run_page import PageOptions, run_page
 from mmfeat.inference.run_ranking import selected_model
 from mmfeat.project.named_models import NamedModel
 from mmfeat.project.project import Project
+from mmfeat.report.html.blocks import Page
 from mmfeat.report.html.pages import page_files, page_html, page_path
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
@@ -101,10 +102,7 @@ def report(
     file, own = _file(project, model, split, out)
     outputs = Outputs(project.config, overwrite=overwrite)
     outputs.check(file, own=own, earlier=own)  # before any work
-    if model is None:
-        page = project_page(project, _reports(project, file))
-    else:
-        page = run_page(project, model, PageOptions(split=split, images=images, captions=captions))
+    page = _page(project, model, PageOptions(split=split, images=images, captions=captions), file)
     html = page_html(page)
     tables = {file.with_name(f"{file.stem}-{name}.csv"): text for name, text in page_files(page).items()}
     for path in tables:
@@ -140,6 +138,10 @@ def _file(project: Project, model: NamedModel | None, split: str, out: Path | st
     if model.run is None:
         return project.runs_folder / name.replace("report", f"report-{model.name}", 1), True
     return model.run.folder / name, True
+
+
+def _page(project: Project, model: NamedModel | None, options: PageOptions, file: Path) -> Page:
+    return project_page(project, _reports(project, file)) if model is None else run_page(project, model, options)
 
 
 def _reports(project: Project, file: Path) -> dict[str, Path]:
