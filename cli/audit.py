@@ -93,7 +93,7 @@ def _echo_groups(project: Project, overwrite: bool) -> None:
         have = "has" if result.n_torn == 1 else "have"
         echo(
             f"{counted(result.n_torn, 'group')} {have} rows in several splits. Rows that have a split keep it. "
-            "To split anew, remove manifest.parquet before mmfeat init."
+            "To split all rows again, remove manifest.parquet before mmfeat init (runs made before are then not ranked)."
         )
     made = "Made" if result.changed else "Already made:"
     rows = f"{counted(result.n_rows, 'row')} in {counted(len(result.clusters), 'group')}"
