@@ -14,10 +14,10 @@ from mmfeat.data.corrections import corrected_labels
 from mmfeat.data.review_answers import AnswerNames
 from mmfeat.data.review_items import ReviewItem
 from mmfeat.data.review_journal import ReviewJournal
+from mmfeat.inference.desk_pictures import DeskPictures
 from mmfeat.inference.review_queue import given_labels
 from mmfeat.project.applied_reviews import AppliedReview, apply_review
 from mmfeat.project.project import Project
-from mmfeat.project.thumbnails import picture, thumbnails
 
 _EXCERPT = 120  # characters of a caption in the list
 
@@ -38,8 +38,8 @@ class ReviewDesk:
 
     Attributes
     ----------
-    n_saved : int
-        Answers that were saved since the desk was opened, without those taken back.
+    pictures : DeskPictures
+        The pictures of the rows.
     applied : AppliedReview or None
         The last applied review.
     """
@@ -58,7 +58,8 @@ class ReviewDesk:
         self._position = {item.id: at for at, item in enumerate(items)}
         self._class_at = {name: k for k, name in enumerate(project.manifest.classes)}
         self._row_of: dict[str, int] | None = None
-        self._lock, self._pictures = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self.pictures = DeskPictures(project, [item.row for item in items])
         self._pending = unapplied(project, journal.given())
         self.applied: AppliedReview | None = None
 
@@ -81,6 +82,7 @@ class ReviewDesk:
             "classes": list(self._project.manifest.classes),
             "kinds": kinds,
             "ids": [item.id for item in self._items],
+            "rows": [item.row if item.image else -1 for item in self._items],  # -1: without a picture
             "captions": [item.caption[:_EXCERPT] for item in self._items],
             "splits": [item.split for item in self._items],
             "row_kinds": [sorted({kind_at[reason.kind] for reason in item.reasons}) for item in self._items],
@@ -133,12 +135,11 @@ class ReviewDesk:
 
     def thumbnail(self, row: int) -> bytes | None:
         """A small JPEG of a row of the manifest; None without a readable picture."""
-        with self._pictures:
-            return thumbnails(self._project, [row])[0]
+        return self.pictures.thumbnail(row)
 
     def picture(self, row: int) -> bytes | None:
         """A large JPEG of a row of the manifest; None without a readable picture."""
-        return picture(self._project, row)
+        return self.pictures.picture(row)
 
     def apply(self) -> dict[str, Any]:
         """Apply all answers, as `mmfeat review --apply` does; what was made, as JSON values.

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from importlib import resources
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -136,6 +137,12 @@ def _token_of(scope: MutableMapping[str, Any]) -> str:
     if scope["path"] == "/":
         return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == TOKEN_HEADER.encode()), "")
+
+
+def page_files() -> dict[str, bytes]:
+    """The files of the page by name, without the stylesheet that it shares with reports, `style.css`."""
+    folder = resources.files("mmfeat.serving") / "review_page"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name.endswith(tuple(_KINDS))}
 
 
 def build_review_app(desk: Desk, entrance: Entrance, files: Mapping[str, bytes]) -> FastAPI:

@@ -30,6 +30,8 @@ from mmfeat.project.staleness import in_sample
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
 
+DEFAULT_N = 50
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ReviewResult(TableResult):
@@ -87,7 +89,7 @@ def review(
     project: Project,
     run: str | None = None,
     *,
-    n: int = 50,
+    n: int = DEFAULT_N,
     split: str = "unlabelled",
     format: str = CSV,
     out: Path | str | None = None,
