@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.text import quoted
@@ -67,7 +67,6 @@ def label_studio_config(classes: Sequence[str], *, pictured: bool) -> str:
             *(f"    <Choice value={quoteattr(name, whitespace)}/>" for name in classes),
             "  </Choices>",
             '  <Text name="why" value="$why"/>',
-            f"  <!-- {escape('of mmfeat review: mmfeat review --apply reads what is exported as JSON')} -->",
             "</View>",
             "",
         ]

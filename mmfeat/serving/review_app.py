@@ -160,7 +160,7 @@ def build_review_app(desk: Desk, entrance: Entrance, files: Mapping[str, bytes])
 
     @app.exception_handler(MmfeatError)
     async def refused(_: Request, error: MmfeatError) -> JSONResponse:
-        return JSONResponse({"detail": one_line(error)}, 422)
+        return JSONResponse({"detail": one_line(error)}, 507 if isinstance(error, OSError) else 422)
 
     public = frozenset({"/open", *(f"/{name}" for name in files if not name.endswith(".html"))})
     app.add_middleware(_Guarded, entrance=entrance, public=public)
