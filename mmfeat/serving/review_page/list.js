@@ -115,8 +115,9 @@ export class RowList {
     const labels = this.answers.labels(row);
     const state = this.answers.state(row);
     const mark = labels === null ? "" : state === "saved" ? "✓" : state === "failed" ? "!" : "…";
-    entry.querySelector(".mark").textContent = mark;
-    entry.setAttribute("aria-label", `${entry.querySelector(".text").textContent}${mark === "✓" ? ", answered" : ""}`);
+    const words = { "✓": "answered", "!": "not saved", "…": "not saved yet" }[mark] ?? "";
+    entry.querySelector(".mark").replaceChildren(
+      make("span", { "aria-hidden": "true" }, mark), make("span", { class: "visually-hidden" }, words));
   }
 
   drawThumbnails() {

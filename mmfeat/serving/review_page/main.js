@@ -108,7 +108,7 @@ function drawProgress() {
   at("progress-text").textContent = `${n.toLocaleString("en-US")} of ${counted(of, "row")}`;
   const state = at("state");
   state.className = answers.unsaved ? "state open" : "state";
-  const text = answers.unsaved ? `Saving ${counted(answers.unsaved, "answer")}` : answers.revision || n ? "All saved" : "";
+  const text = answers.unsaved ? `Saving ${counted(answers.unsaved, "answer")}` : answers.of.size ? "All saved" : "";
   if (state.textContent !== text) state.textContent = text;
   at("undo").disabled = !answers.undoable.length;
   at("apply").disabled = !answers.pending || answers.unsaved > 0;
@@ -262,7 +262,15 @@ function listen() {
     "keep-mine": () => at("conflict").close("mine"), "keep-theirs": () => at("conflict").close("theirs"),
   };
   for (const [id, act] of Object.entries(clicks)) at(id).addEventListener("click", act);
-  for (const id of ["kind", "class", "status"]) at(id).addEventListener("change", refilter);
+  let byPointer = false;
+  document.addEventListener("pointerdown", () => { byPointer = true; }, { capture: true });
+  document.addEventListener("keydown", () => { byPointer = false; }, { capture: true });
+  for (const id of ["kind", "class", "status"]) {
+    at(id).addEventListener("change", () => {
+      if (byPointer) at(id).blur(); // keys are those of the page again
+      refilter();
+    });
+  }
   for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
   at("frame").addEventListener("click", (event) => { if (event.target.closest("button")) zoom(); });
   document.addEventListener("click", (event) => {
