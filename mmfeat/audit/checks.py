@@ -16,9 +16,13 @@ import numpy as np
 
 import mmfeat.audit
 from mmfeat.audit.findings import CheckResult
+from mmfeat.audit.neighbours import Neighbours, neighbours
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.plugins import Registry
 from mmfeat.store import MappedRows
+from mmfeat.store.thumbnail_store import PictureStatistics
+
+NEAREST = 10  # rows that each row is compared with
 
 # Built-in checks in the order of the report; those of packages follow.
 _ORDER = (
@@ -58,6 +62,22 @@ class Embeddings:
         values = np.asarray(self.values[at], dtype=np.float32)
         length = np.linalg.norm(values, axis=1, keepdims=True)
         return values / np.where(length > 0, length, 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nearest:
+    """The nearest rows of distinct samples.
+
+    Attributes
+    ----------
+    rows : np.ndarray
+        `(n,)`: the first row of each distinct image or caption that has an embedding.
+    found : Neighbours
+        Of each of them its up to `NEAREST` nearest others, as positions in `rows`.
+    """
+
+    rows: np.ndarray
+    found: Neighbours
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,10 +136,16 @@ class AuditInput:
         `(N,)` bool by modality: whether the row names an image, or has a caption that is not blank.
     caption_lengths : np.ndarray
         `(N,)` int64: characters of the caption.
-    pictures : dict of str to np.ndarray or None
-        Statistics of the images, `(N,)` each; None if they were not read.
+    unreadable : dict of int to str
+        Rows whose image does not exist or cannot be read, with the reason.
+    pictures : PictureStatistics or None
+        Sizes, colours and miniatures of the images; None if they were not read.
     thresholds : dict of str to float
-        The cosine from which two rows are near-duplicates, by encoder.
+        Calibrated values from which two rows may be near-duplicates: the cosine, by encoder, and of `pixels` the similarity.
+    caption_keys : np.ndarray or None
+        `(N, 32)` uint8: equal for captions that differ in case, punctuation and spaces alone; zeros without a caption.
+    caption_words : np.ndarray or None
+        `(N, 64)` uint32: of two captions, the share of equal values estimates the share of words that they have in common.
     group_numbers : np.ndarray or None
         `(N,)` int64: equal for rows of one group of `[data] group` or with one image.
     """
@@ -135,14 +161,30 @@ class AuditInput:
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
     has: Mapping[str, np.ndarray] = field(default_factory=dict)
     caption_lengths: np.ndarray | None = None
-    pictures: Mapping[str, np.ndarray] | None = None
+    unreadable: Mapping[int, str] = field(default_factory=dict)
+    pictures: PictureStatistics | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    caption_keys: np.ndarray | None = None
+    caption_words: np.ndarray | None = None
     group_numbers: np.ndarray | None = None
 
     @property
     def n_samples(self) -> int:
         """N."""
         return len(self.ids)
+
+    def nearest(self, name: str) -> Nearest:
+        """The nearest rows of each distinct row by the embeddings of an encoder, searched once for all checks."""
+        if name not in self._nearest:
+            one = self.embeddings[name]
+            rows = distinct_rows(self.keys.get(one.modality), np.flatnonzero(one.present))
+            k = max(0, min(NEAREST, len(rows) - 1))
+            self._nearest[name] = Nearest(rows=rows, found=neighbours(_EmbeddedRows(one, rows), k))
+        return self._nearest[name]
+
+    @functools.cached_property
+    def _nearest(self) -> dict[str, Nearest]:
+        return {}
 
     def given(self, row: int) -> tuple[str, ...] | None:
         """The names of a row's positive labels; None if no label is known."""
@@ -157,6 +199,28 @@ class AuditInput:
         for k, label in changes.items():
             labels[k] = label
         return tuple(self.classes[k] for k in np.flatnonzero(labels == 1).tolist())
+
+
+def distinct_rows(keys: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """The first row of each distinct key `(N, 32)` uint8 among some rows, in order; all of them without keys."""
+    if keys is None or not len(rows):
+        return rows
+    packed = np.ascontiguousarray(keys[rows]).view(f"V{keys.shape[1]}").ravel()
+    return np.sort(rows[np.unique(packed, return_index=True)[1]])
+
+
+class _EmbeddedRows:
+    """The embeddings of some rows as an array that is read in blocks."""
+
+    def __init__(self, embeddings: Embeddings, rows: np.ndarray) -> None:
+        self.embeddings, self.rows = embeddings, rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), self.embeddings.values.shape[1]
+
+    def __getitem__(self, at: np.ndarray | slice) -> np.ndarray:
+        return self.embeddings.values[self.rows[at]]
 
 
 @dataclass(frozen=True, kw_only=True)

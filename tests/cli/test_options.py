@@ -241,6 +241,19 @@ COMMANDS = {
             ),
         },
     ),
+    "audit": Spec(
+        [],
+        ["audit.audit"],
+        {
+            "--fail-on": Opt("leakage,label"),
+            "--out": Opt("x.csv"),
+            "--folds": Opt("3"),
+            "--threshold": Opt("0.3"),
+            **TOP,
+            **OVERWRITE,
+            "--set": Opt("fuse.linear.lr=0.1", elsewhere={"selftrain.rounds=2": []}),
+        },
+    ),
     "review": Spec(
         [],
         ["review.review", "apply_review.apply_review", "apply_review.undo_review"],
