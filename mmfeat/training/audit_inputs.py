@@ -10,10 +10,12 @@ from mmfeat.audit.checks import AuditInput, Embeddings, Predictions
 from mmfeat.common.errors import MmfeatError
 from mmfeat.common.labels import split_names
 from mmfeat.common.text import counted
+from mmfeat.data.caption_digests import caption_keys, caption_words
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.inference.fitted_rules import crossfitted_rule
 from mmfeat.inference.logits import RowLogits, model_logits
 from mmfeat.inference.run_ranking import ranked_runs, selected_model
+from mmfeat.project.duplicate_thresholds import DuplicateThresholds
 from mmfeat.project.named_models import NamedModel
 from mmfeat.project.project import Project
 from mmfeat.project.thumbnails import picture_statistics
@@ -91,6 +93,9 @@ def audited(project: Project, name: str | None) -> Audited:
         caption_lengths=np.array([len(caption) for caption in manifest.captions.tolist()]),
         unreadable=unreadable,
         pictures=pictures,
+        thresholds=DuplicateThresholds(project).of(list(embeddings), notes),
+        caption_keys=caption_keys(manifest.captions) if "text" in keys else None,
+        caption_words=caption_words(manifest.captions) if "text" in keys else None,
     )
     run = None if model is None else model.run
     return Audited(
