@@ -104,10 +104,9 @@ class Predictions:
     modality: str = ""
     predicted: np.ndarray | None = None
 
-    @functools.cached_property
-    def probs(self) -> np.ndarray:
-        """Probabilities `(N, K)` float32."""
-        return sigmoid(self.logits)
+    def probs(self, row: int) -> np.ndarray:
+        """Probabilities of a row `(K,)` float32."""
+        return sigmoid(self.logits[row])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

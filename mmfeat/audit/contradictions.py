@@ -13,12 +13,13 @@ import numpy as np
 
 from mmfeat.audit.checks import AuditInput, Predictions, register_check
 from mmfeat.audit.findings import CheckResult, Finding
-from mmfeat.audit.label_errors import class_blocks
+from mmfeat.audit.label_noise import class_blocks
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.text import counted, shown
 
 # Odds against a row from which it is found: of 100 rows with one exchanged caption, it is more likely that one than not.
 _AGAINST = np.log(99.0)
+_CELLS = 1 << 23  # labels at a time: bounds memory
 _TINY = 1e-4  # no prediction is more certain than this
 
 
@@ -28,13 +29,13 @@ def agreement(first: np.ndarray, second: np.ndarray, shares: np.ndarray) -> np.n
     Parameters
     ----------
     first, second : np.ndarray
-        `(N, K)` probabilities by image and by caption.
+        `(N, K)` logits by image and by caption.
     shares : np.ndarray
         `(K,)` share of positives of each class, in (0, 1).
     """
     total = np.zeros(len(first))
-    for block in class_blocks(first.shape):
-        p, q = (np.clip(probs[:, block].astype(np.float64), _TINY, 1 - _TINY) for probs in (first, second))
+    for block in class_blocks(first.shape, _CELLS):
+        p, q = (np.clip(sigmoid(logits[:, block].astype(np.float64)), _TINY, 1 - _TINY) for logits in (first, second))
         s = np.clip(shares[block], _TINY, 1 - _TINY)
         total += np.log(p * q / s + (1 - p) * (1 - q) / (1 - s)).sum(1)
     return total
@@ -52,7 +53,7 @@ def find_contradictions(given: AuditInput) -> CheckResult:
     odds, pair = np.full(given.n_samples, np.nan), {}
     for image, text in itertools.product(*sides):
         both = image.known & text.known
-        found = np.where(both, agreement(image.probs, text.probs, shares), np.nan)
+        found = np.where(both, agreement(image.logits, text.logits, shares), np.nan)
         better = both & ~(odds >= found)
         odds = np.where(better, found, odds)
         pair |= dict.fromkeys(np.flatnonzero(better).tolist(), (image, text))
@@ -77,6 +78,6 @@ def find_contradictions(given: AuditInput) -> CheckResult:
 
 def _detail(given: AuditInput, row: int, image: Predictions, text: Predictions) -> str:
     """The class that the two predictions differ most about."""
-    p, q = image.probs[row], text.probs[row]
+    p, q = image.probs(row), text.probs(row)
     k = int(np.abs(p - q).argmax())
     return f"{shown(given.classes[k], 40)}: {p[k]:.2f} by {shown(image.name)}, {q[k]:.2f} by {shown(text.name)}"

@@ -6,7 +6,7 @@ unknown labels are left out. The predictions must be out of fold: a model knows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from mmfeat.audit.checks import AuditInput, register_check
 from mmfeat.audit.findings import CheckResult, Finding
+from mmfeat.audit.label_noise import class_blocks, fit_label_noise
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.text import counted, shown
 
@@ -73,22 +74,22 @@ def confident_errors(labels: np.ndarray, probs: np.ndarray) -> ErrorCounts:
         `(N, K)` probabilities of the classes, out of fold.
     """
     counts = np.zeros((4, labels.shape[1]), np.int64)
-    for block in class_blocks(labels.shape):
+    for block in class_blocks(labels.shape, _CELLS):
         counts[:, block] = _counted(labels[:, block], probs[:, block])
     return ErrorCounts(positives=counts[0], negatives=counts[1], wrong_positives=counts[2], wrong_negatives=counts[3])
 
 
-def label_quality(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """The quality of each known label by several models together, `(N, K)` float32 in [0, 1]; NaN for an unknown label.
+def label_quality(labels: np.ndarray, logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The probability that each known label is right, by several models together, `(N, K)` float32; NaN for an unknown one.
 
     Parameters
     ----------
     labels : np.ndarray
         `(N, K)` int8: 1, 0 or -1.
-    logits : np.ndarray
-        `(M, N, K)` of M models, out of fold.
+    logits : sequence of np.ndarray
+        `(N, K)` by each model, out of fold.
     """
-    return self_confidence(labels, sigmoid(logits.mean(0)))
+    return 1 - fit_label_noise(labels, logits).wrong(labels, logits)
 
 
 def suspicious(labels: np.ndarray, quality: np.ndarray, counts: ErrorCounts) -> np.ndarray:
@@ -102,12 +103,6 @@ def suspicious(labels: np.ndarray, quality: np.ndarray, counts: ErrorCounts) -> 
             rows = np.flatnonzero((labels[:, k] == label) & (quality[:, k] < 0.5))
             wrong[rows[np.argsort(quality[rows, k], kind="stable")[: numbers[k]]], k] = True
     return wrong
-
-
-def class_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of the K columns of an array `(N, K)`, so that blocks of columns fit into memory."""
-    step = max(1, _CELLS // max(1, shape[0]))
-    return (slice(start, start + step) for start in range(0, shape[1], step))
 
 
 def _counted(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -157,11 +152,11 @@ def find_label_errors(given: AuditInput) -> CheckResult:
     )
 
 
-def _views(given: AuditInput, rows: np.ndarray) -> np.ndarray:
-    """Logits `(M, n, K)` of the run and of each encoder alone; where an encoder has no sample, those of the run."""
+def _views(given: AuditInput, rows: np.ndarray) -> list[np.ndarray]:
+    """Logits `(n, K)` of the run and of each encoder alone; where an encoder has no sample, those of the run."""
     fused = given.out_of_fold.logits[rows]
     alone = [np.where(one.known[rows, None], one.logits[rows], fused) for one in given.unimodal.values()]
-    return np.stack([fused, *alone])
+    return [fused, *alone]
 
 
 def _findings(given: AuditInput, rows: np.ndarray, quality: np.ndarray, *, wrong: np.ndarray) -> tuple[Finding, ...]:
@@ -189,7 +184,7 @@ def _findings(given: AuditInput, rows: np.ndarray, quality: np.ndarray, *, wrong
 def _detail(given: AuditInput, row: int, k: int) -> str:
     """The given label and what each model says: `dog is given; crossattn-1 says 0.02, image 0.10, text 0.01`."""
     models = [given.out_of_fold, *(one for one in given.unimodal.values() if one.known[row])]
-    said = [f"{shown(one.name)} {'says ' if i == 0 else ''}{one.probs[row, k]:.2f}" for i, one in enumerate(models)]
+    said = [f"{shown(one.name)} {'says ' if i == 0 else ''}{one.probs(row)[k]:.2f}" for i, one in enumerate(models)]
     is_given = "is" if given.labels[row, k] == 1 else "is not"
     return f"{shown(given.classes[k], 40)} {is_given} given; {', '.join(said)}"
 

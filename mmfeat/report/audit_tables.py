@@ -40,7 +40,7 @@ def check_table(summary: Summary) -> Table | None:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float) or value is None:
-        return number(value)
+        return number(value, 4)
     return value if isinstance(value, int) else outside(value)
 
 
@@ -111,10 +111,14 @@ def review_columns(
         "caption": [captions[sample] for sample in by_sample],
         "given": [joined(first.given) for first in firsts],
         "model": [joined(first.proposed) for first in firsts],
-        "probabilities": ["; ".join(_score_text(one) for one in each) for each in by_sample.values()],
+        "probabilities": ["; ".join(_probability(one) for one in each) for each in by_sample.values()],
         "why": ["; ".join(one.detail for one in each) for each in by_sample.values()],
     }
 
 
-def _score_text(finding: Finding) -> str:
-    return f"{finding.class_name} ({finding.score:.2f})" if finding.class_name else f"{finding.score:.2f}"
+def _probability(finding: Finding) -> str:
+    """The probability of the class of a label error, as in the table of a review; the score of other findings."""
+    if not finding.class_name:
+        return f"{finding.score:.2f}"
+    is_given = finding.class_name in (finding.given or ())
+    return f"{finding.class_name} ({finding.score if is_given else 1 - finding.score:.2f})"

@@ -29,7 +29,7 @@ def small(**more) -> AuditInput:
     truth[0] = [0, 1, 0, 0]
     labels = truth.copy()
     labels[0, 0], labels[-5:] = 1, -1
-    logits = (8.0 * truth - 4 + rng.normal(0, 0.5, truth.shape)).astype(np.float32)
+    logits = (14.0 * truth - 7 + rng.normal(0, 0.5, truth.shape)).astype(np.float32)
     known = labels.max(1) >= 0
     fused = Predictions(name="crossattn-1", logits=logits, known=known, predicted=truth)
     alone = {
@@ -46,7 +46,7 @@ def test_a_wrong_label_is_found_with_what_is_proposed_and_why():
     result = find_label_errors(small())
     first = result.findings[0]
     assert (first.id, first.class_name, first.given, first.proposed) == ("0.jpg", "dog", ("dog", "cat"), ("cat",))
-    assert re.fullmatch(r"dog is given; crossattn-1 says 0\.0\d, image 0\.0\d, text 0\.0\d", first.detail)
+    assert re.fullmatch(r"dog is given; crossattn-1 says 0\.00, image 0\.00, text 0\.00", first.detail)
     assert np.nanargmin(result.scores) == 0
     assert np.isnan(result.scores[-5:]).all()
     assert {row["class"] for row in result.table} == set(CLASSES)
@@ -74,9 +74,9 @@ def test_a_modality_that_a_row_lacks_does_not_change_the_judgement_of_the_others
 
 def test_agreement_is_even_where_one_side_says_nothing():
     shares = np.array([0.2, 0.5])
-    p = np.array([[0.9, 0.1]])
-    assert agreement(p, shares[None], shares)[0] == pytest.approx(0)
-    assert agreement(p, p, shares)[0] > 0 > agreement(p, 1 - p, shares)[0]
+    surely = np.array([[3.0, -3.0]])
+    assert agreement(surely, np.log(shares / (1 - shares))[None], shares)[0] == pytest.approx(0)
+    assert agreement(surely, surely, shares)[0] > 0 > agreement(surely, -surely, shares)[0]
 
 
 def test_an_exchanged_caption_contradicts_its_image():

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfeat.audit.label_errors import (
-    class_blocks,
     confident_errors,
     label_quality,
     self_confidence,
     suspicious,
 )
+from mmfeat.audit.label_noise import class_blocks
 from mmfeat.common.labels import sigmoid
 
 
@@ -124,7 +124,7 @@ def test_the_listed_labels_are_those_of_lowest_quality_and_contradict_the_models
 
 def test_all_classes_are_in_one_block_or_another(monkeypatch):
     monkeypatch.setattr("mmfeat.audit.label_errors._CELLS", 10)
-    blocks = [list(range(7))[block] for block in class_blocks((4, 7))]
+    blocks = [list(range(7))[block] for block in class_blocks((4, 7), 10)]
     assert [k for block in blocks for k in block] == list(range(7))
     assert max(map(len, blocks)) == 2
     _, labels, logits = noisy()
