@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,12 +135,14 @@ def review(
         made, config = outputs.write(file, review_bytes(columns), known=True), None
     else:
         made, config = _write_other(project, queue, outputs, file=file, format=format)
+    return _result(project, queue, columns=columns, file=file, made=made, format=format, config=config)
+
+
+def _result(project: Project, queue: ReviewQueue, **written: Any) -> ReviewResult:
     return ReviewResult(
-        file=file,
-        made=made,
         run=queue.model.name,
         chosen=queue.chosen,
-        split=split,
+        split=queue.split,
         n_rows=len(queue.best.rows),
         n_candidates=len(queue.compared),
         n_reviewed=queue.n_reviewed,
@@ -147,9 +150,7 @@ def review(
         without_prediction=queue.without_prediction,
         in_sample=in_sample(project, queue.model.name, queue.compared),
         nothing=nothing_mark(project.manifest.classes),
-        columns=columns,
-        format=format,
-        config=config,
+        **written,
     )
 
 
