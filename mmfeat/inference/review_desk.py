@@ -16,10 +16,12 @@ from mmfeat.data.review_items import ReviewItem
 from mmfeat.data.review_journal import ReviewJournal
 from mmfeat.inference.desk_pictures import DeskPictures
 from mmfeat.inference.review_queue import given_labels
+from mmfeat.inference.similar_rows import Query, similar_rows
 from mmfeat.project.applied_reviews import AppliedReview, apply_review
 from mmfeat.project.project import Project
 
 _EXCERPT = 120  # characters of a caption in the list
+_SIMILAR = 12  # rows
 
 
 class ReviewDesk:
@@ -93,6 +95,22 @@ class ReviewDesk:
     def details(self, first: int, n: int) -> list[dict[str, Any]]:
         """Up to n rows in full; JSON values."""
         return [self._detail(item) for item in self._items[first : first + n]]
+
+    def similar(self, at: int) -> list[dict[str, Any]]:
+        """The rows that are most similar to one of the rows, the nearest first; JSON values. Test rows are left out.
+
+        Raises
+        ------
+        IndexError
+            There is no such row.
+        MmfeatError
+            There are no embeddings to compare.
+        """
+        found = similar_rows(self._project, Query(like=self._items[at].id), n=2 * _SIMILAR)
+        places = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        shown = [(row, score) for row, score in places if self._project.manifest.split[row] != "test"][:_SIMILAR]
+        others = self._others([row for row, _ in shown])
+        return [{**one, "score": round(score, 3)} for one, (_, score) in zip(others, shown, strict=True)]
 
     def answer(
         self, sample: str, labels: Sequence[str] | None, *, seen: int, undo: bool = False
@@ -198,7 +216,11 @@ class ReviewDesk:
         manifest = self._project.manifest
         if self._row_of is None:
             self._row_of = {sample: row for row, sample in enumerate(manifest.ids.tolist())}
-        rows = [self._row_of[sample] for sample in names if sample in self._row_of]
+        return self._others([self._row_of[sample] for sample in names if sample in self._row_of])
+
+    def _others(self, rows: list[int]) -> list[dict[str, Any]]:
+        """Rows of the manifest to compare with."""
+        manifest = self._project.manifest
         given = given_labels(manifest.labels[rows], manifest.classes)
         return [
             {

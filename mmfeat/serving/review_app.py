@@ -60,6 +60,9 @@ class Desk(Protocol):
     ) -> tuple[bool, dict[str, Any]]:
         """Save an answer: whether it is saved, and the answer that the row has now."""
 
+    def similar(self, at: int) -> list[dict[str, Any]]:
+        """The most similar rows."""
+
     def thumbnail(self, row: int) -> bytes | None:
         """A small JPEG."""
 
@@ -204,6 +207,13 @@ def _add_rows(app: FastAPI, desk: Desk) -> None:
         if first < 0 or not 1 <= n <= _MOST_ROWS:
             raise HTTPException(422, f"first: 0 or more; n: 1 to {_MOST_ROWS}")
         return JSONResponse(desk.details(first, n))
+
+    @app.get("/api/similar")
+    def similar(at: int) -> JSONResponse:
+        try:
+            return JSONResponse(desk.similar(at) if at >= 0 else [])
+        except IndexError:
+            raise HTTPException(404, "no such row") from None
 
     @app.get("/api/changes")
     def changes(since: int) -> JSONResponse:

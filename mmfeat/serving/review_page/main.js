@@ -220,7 +220,7 @@ async function apply() {
 // ---- keys
 
 const KEYS = {
-  " ": accept, Enter: accept, u: undo, n: goToOpen, t: takeBack, f: zoom,
+  " ": accept, Enter: accept, u: undo, n: goToOpen, t: takeBack, f: zoom, s: () => sample.drawSimilar(),
   ArrowRight: () => step(1), ArrowDown: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => step(-1),
   0: () => sample.set([]), g: () => sample.set(sample.detailNow?.given), p: () => sample.set(sample.detailNow?.proposed),
   "/": () => { if (!at("more").hidden) at("search").focus(); },
@@ -256,7 +256,7 @@ function listen() {
   at("search").addEventListener("keydown", searchKey);
   const clicks = {
     accept, undo, next: () => step(1), previous: () => step(-1), help: KEYS["?"], apply: openApply, "apply-now": apply,
-    "take-back": takeBack, "set-none": KEYS[0], "set-given": KEYS.g, "set-proposed": KEYS.p,
+    similar: KEYS.s, "take-back": takeBack, "set-none": KEYS[0], "set-given": KEYS.g, "set-proposed": KEYS.p,
     clear: () => { for (const id of ["kind", "class", "status"]) at(id).value = ""; refilter(); },
     rows: () => at("rows").setAttribute("aria-expanded", at("queue").classList.toggle("open")),
     "keep-mine": () => at("conflict").close("mine"), "keep-theirs": () => at("conflict").close("theirs"),

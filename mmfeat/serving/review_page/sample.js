@@ -9,6 +9,7 @@ const LISTED = 60; // other classes that are shown at a time
 const LONG = 280; // characters of a caption that is shown in small letters
 const REST_MS = 150; // before the large picture is fetched
 const BATCH = 10; // details that are fetched at a time
+const ENLARGED = 4; // times that a small picture is enlarged at most
 const AHEAD = 6; // rows whose thumbnails are fetched ahead
 
 export class Sample {
@@ -77,6 +78,8 @@ export class Sample {
     }
     const copy = image.cloneNode();
     copy.alt = `Picture of row ${plain(this.data.ids[this.row])}`;
+    copy.style.maxWidth = `min(100%, ${ENLARGED * image.naturalWidth}px)`;
+    copy.style.maxHeight = `min(100%, ${ENLARGED * image.naturalHeight}px)`;
     const old = frame.querySelector("img");
     if (old) old.replaceWith(copy);
     else frame.replaceChildren(make("button", { type: "button", id: "picture", "aria-label": "Large picture", title: "Large picture (f)" }, copy));
@@ -97,6 +100,7 @@ export class Sample {
     at("split").textContent = detail.split;
     this.drawReasons(detail);
     this.drawRelated(detail);
+    at("similar").disabled = false;
     this.on = new Set(this.answers.labels(row) ?? this.proposal());
     at("set-given").hidden = detail.given === null;
     at("set-proposed").hidden = detail.proposed === null;
@@ -105,6 +109,7 @@ export class Sample {
     this.drawToggles();
     this.drawAnswer();
     at("labels").scrollTop = 0;
+    scrollTo(0, 0); // a phone scrolls the whole page
   }
 
   // The labels that are on at first.
@@ -126,9 +131,25 @@ export class Sample {
   }
 
   drawRelated({ related }) {
-    const place = at("related");
-    place.replaceChildren();
-    if (!related.length) return;
+    at("related").replaceChildren();
+    if (related.length) this.drawOthersIn("Compare with", related);
+  }
+
+  // Show the rows that are most similar, or why there are none.
+  async drawSimilar() {
+    const row = this.row;
+    if (row < 0 || at("similar").disabled) return;
+    at("similar").disabled = true;
+    try {
+      const found = await getJson(`similar?at=${row}`);
+      if (this.row === row) this.drawOthersIn("Similar rows", found);
+    } catch (error) {
+      if (this.row === row) at("related").append(make("p", { class: "muted small" }, plain(error.message)));
+    }
+    at("similar").disabled = this.row === row;
+  }
+
+  drawOthersIn(title, related) {
     const twins = related.map((one) => {
       const frame = make("div", { class: "frame" });
       if (one.image) {
@@ -139,9 +160,10 @@ export class Sample {
       const labels = one.given === null ? "no label known" : this.names(one.given);
       return make("li", { class: "twin" }, frame, make("div", { class: "text" },
         make("span", { class: "id" }, plain(one.id)), make("span", { class: "muted" }, `${one.split}: ${labels}`),
+        ...(one.score === undefined ? [] : [make("span", { class: "muted" }, `similarity ${one.score.toFixed(2)}`)]),
         make("p", { dir: "auto" }, plain(one.caption))));
     });
-    place.append(make("h3", {}, "Compare with"), make("ul", { class: "twins", tabindex: 0, "aria-label": "Rows to compare with" }, ...twins));
+    at("related").append(make("h3", {}, title), make("ul", { class: "twins", tabindex: 0, "aria-label": title }, ...twins));
   }
 
   names(numbers) { return numbers.length ? numbers.map((k) => plain(this.data.classes[k])).join(", ") : "no label"; }
@@ -153,14 +175,15 @@ export class Sample {
     this.drawSummary();
   }
 
-  toggle(k, place = FEW) {
+  // The button of a class; one without a place has no key.
+  toggle(k, place = -1) {
     const { given, proposed, probabilities } = this.detailNow;
     const facts = make("span", { class: "facts-of" });
     if (given?.includes(k)) facts.append(make("span", { class: "tag" }, "given"));
     if (proposed?.includes(k) && !given?.includes(k)) facts.append(make("span", { class: "tag proposed" }, "proposed"));
     const found = probabilities.find(([one]) => one === k);
     if (found) facts.append(percent(found[1]));
-    const key = place < FEW ? [make("kbd", { "aria-hidden": "true" }, String(place + 1))] : [make("span")];
+    const key = place < 0 ? [] : [make(place < FEW ? "kbd" : "span", { class: "key", "aria-hidden": "true" }, place < FEW ? String(place + 1) : "")];
     return make("button", { type: "button", class: "toggle", "data-class": k, "aria-pressed": String(this.on.has(k)) },
       ...key, make("span", { class: "box", "aria-hidden": "true" }), make("span", { class: "name", dir: "auto" }, plain(this.data.classes[k])), facts);
   }
