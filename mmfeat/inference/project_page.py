@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,12 +157,9 @@ def _by_class(project: Project, found: dict[str, EvaluatedModel]) -> Section:
 
 def _audit(project: Project) -> Section:
     """What the last audit reports, without its samples: reports of runs show these."""
+    nothing = samples_of(project, Pictures())
     try:
-        record = read_audit(project)
+        found = shown_findings(project, read_audit(project))
     except DataError as error:
-        return audit_section(
-            shown_findings(project, None, str(error)), samples_of(project, [], Pictures(), captions=False)
-        )
-    found = shown_findings(project, record)
-    found.shown.clear()
-    return audit_section(found, samples_of(project, [], Pictures(), captions=False))
+        return audit_section(shown_findings(project, None, str(error)), nothing)
+    return audit_section(dataclasses.replace(found, shown={}), nothing)

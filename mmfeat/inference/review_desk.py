@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmfeat.common.errors import DataError
 from mmfeat.common.spelling import normal_name
 from mmfeat.data.corrections import FILE as CORRECTIONS
@@ -221,7 +223,7 @@ class ReviewDesk:
     def _others(self, rows: list[int]) -> list[dict[str, Any]]:
         """Rows of the manifest to compare with."""
         manifest = self._project.manifest
-        given = given_labels(manifest.labels[rows], manifest.classes)
+        given = given_labels(manifest.labels[np.array(rows, dtype=np.int64)], manifest.classes)
         return [
             {
                 "id": manifest.ids[row],

@@ -26,7 +26,7 @@ from mmfeat.report.html.cards import Predicted, Samples
 from mmfeat.report.html.pair_sections import Unimodal
 
 SHOWN, FINDINGS = 24, 10  # cards of a gallery, and of one check of an audit
-_RANKED = 50_000  # unlabelled rows that are ranked by uncertainty; of more, a sample by ids
+_RANKED, _CELLS = 50_000, 20_000_000  # unlabelled rows, and their labels, that are ranked; of more, a sample by ids
 _TWINS = 2  # further samples of a finding that are shown beside it
 
 
@@ -110,7 +110,8 @@ def _uncertain(
 ) -> tuple[list[tuple[int, str]], str, str]:
     """The most uncertain unlabelled rows, or labelled ones if there are no others; their predictions are added."""
     manifest, of = project.manifest, "unlabelled row"
-    rows = drawn(manifest.rows("unlabelled"), manifest.ids, _RANKED)
+    most = min(_RANKED, max(SHOWN, _CELLS // max(1, len(manifest.classes))))
+    rows = drawn(manifest.rows("unlabelled"), manifest.ids, most)
     if len(rows):
         try:
             found, threshold = predictions_of(project, model, rows)
@@ -137,13 +138,16 @@ def predictions_of(project: Project, model: NamedModel, rows: np.ndarray) -> tup
     return Predicted(rows=rows, probs=probs, labels=decision.labels(probs)), decision.threshold
 
 
-def samples_of(project: Project, picks: Sequence[Predicted], pictures: Pictures, *, captions: bool) -> Samples:
-    """What cards show."""
+def samples_of(
+    project: Project, pictures: Pictures, picks: RowPicks | None = None, *, captions: bool = True
+) -> Samples:
+    """What cards show: all rows, with predictions of those that were picked."""
     manifest = project.manifest
     texts = manifest.captions if captions else np.full(manifest.n_samples, "", dtype=object)
-    by_row = {
-        int(row): at for one in picks for row, at in zip(one.rows, zip(one.probs, one.labels, strict=True), strict=True)
-    }
+    predicted = {}
+    for one in picks.predicted if picks is not None else ():
+        at = np.flatnonzero(np.isin(one.rows, picks.rows)).tolist()
+        predicted |= {int(one.rows[i]): (one.probs[i], one.labels[i]) for i in at}
     return Samples(
         ids=manifest.ids,
         captions=texts,
@@ -151,7 +155,7 @@ def samples_of(project: Project, picks: Sequence[Predicted], pictures: Pictures,
         classes=manifest.classes,
         pictures=pictures.jpegs,
         missing=pictures.missing,
-        predicted=by_row,
+        predicted=predicted,
     )
 
 
@@ -201,7 +205,7 @@ def shown_findings(project: Project, record: AuditRecord | None, problem: str = 
     """The worst findings of each check, with their samples and up to two others."""
     if record is None:
         return Findings(record=None, problem=problem, shown={})
-    chosen = {one.check: record.of(one.check)[:FINDINGS] for one in record.summaries}
+    chosen = {one.check: _different(record.of(one.check))[:FINDINGS] for one in record.summaries}
     wanted = {name for found in chosen.values() for one in found for name in _samples_of_finding(one)}
     row_of = {name: row for row, name in enumerate(project.manifest.ids.tolist()) if name in wanted}
     shown = {
@@ -213,6 +217,14 @@ def shown_findings(project: Project, record: AuditRecord | None, problem: str = 
         for check, found in chosen.items()
     }
     return Findings(record=record, problem=problem, shown=shown)
+
+
+def _different(found: Sequence[Finding]) -> list[Finding]:
+    """The findings without those that are about the same samples as an earlier one: a pair is shown once."""
+    first: dict[tuple[str, frozenset[str]], Finding] = {}
+    for one in found:
+        first.setdefault((one.class_name, frozenset((one.id, *one.related))), one)
+    return list(first.values())
 
 
 def _samples_of_finding(one: Finding) -> tuple[str, ...]:

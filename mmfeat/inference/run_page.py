@@ -92,7 +92,7 @@ def run_page(project: Project, model: NamedModel, options: PageOptions) -> Page:
         [] if scored is None else scored.alone,
     )
     pictures = page_pictures(project, [*picks.rows, *findings.rows], images=options.images)
-    samples = samples_of(project, picks.predicted, pictures, captions=options.captions)
+    samples = samples_of(project, pictures, picks, captions=options.captions)
     shown = np.array(sorted(set(picks.rows)), dtype=np.int64)
     notes = [pictures.note, about_in_sample(project, model, shown) if len(shown) else ""]
     notes += [] if options.captions else ["Captions were left out."]
@@ -218,7 +218,9 @@ def _metrics_section(project: Project, model: NamedModel, scored: _Scored, split
     if (report := scored.found.threshold) is not None:
         blocks += [Text(text=line) for line in (report.line, *report.hints, report.typed) if line]
     if split == "val":
-        blocks.append(Text(text="Runs are selected on val rows. For a figure to publish: mmfeat report --split test"))
+        tested = len(project.manifest.rows("test"))
+        publish = ": mmfeat report --split test" if tested else ", set [split] test before you start."
+        blocks.append(Text(text=f"Runs are selected on val rows. For a figure to publish{publish}"))
     return Section.of("metrics", "Metrics beside baselines", blocks)
 
 

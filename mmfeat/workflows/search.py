@@ -135,7 +135,7 @@ def _page(project: Project, query: Query, found: SimilarRows) -> Page:
     """The gallery of an answer: the query, and the rows with their scores."""
     own = [found.query] if found.query >= 0 else []
     pictures = page_pictures(project, [*own, *found.rows.tolist()])
-    samples = samples_of(project, [], pictures, captions=True)
+    samples = samples_of(project, pictures)
     if own:
         asked = samples.card(found.query)
     else:

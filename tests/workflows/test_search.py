@@ -91,7 +91,8 @@ def test_what_cannot_be_searched(own, tmp_path):
 def test_on_the_command_line(own):
     said = typed(own, "search", "--like", str(own.manifest.ids[5]), "--n", "2")
     assert "score" in said
-    assert "Found 2 rows of 79, by image and text (cosine). Next: mmfeat search --like" in said
+    assert "Found 2 rows of 79, by image and text (cosine). Next: mmfeat --project" in said
+    assert said.endswith(" --html similar.html\n")
     document = json.loads(invoked(own.root, "search", "--caption", "a star", "--n", "3", "--json").output)
     (table,) = document["tables"]
     assert [column["name"] for column in table["columns"]] == ["id", "score", "labels", "split", "caption"]
