@@ -121,6 +121,19 @@ def test_pictures_are_jpegs_made_here(page, folder):
     assert page.ask("GET", "/api/thumbnail/-1")[0] == 404
 
 
+def test_similar_rows_are_those_of_a_search(page, own):
+    status, answer, _ = page.ask("GET", "/api/similar?at=0")
+    assert (status, "Run: mmfeat extract" in answer["detail"]) == (422, True)  # nothing is encoded
+    assert page.ask("GET", "/api/similar?at=1000")[0] == 404
+    own.manifest.split[own.manifest.rows("val")[0]] = "test"
+    hidden = own.manifest.ids[own.manifest.split == "test"]
+    with reviewing(own, items_of(own, 3)) as trained:
+        status, found, _ = trained.ask("GET", "/api/similar?at=0")
+    scores = [one["score"] for one in found]
+    assert (status, len(found), scores) == (200, 12, sorted(scores, reverse=True))
+    assert not {own.manifest.ids[0], *hidden} & {one["id"] for one in found}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [

@@ -37,11 +37,12 @@ HOSTILE = (
 
 
 @pytest.fixture
-def at_desk(project, browser):
+def at_desk(request, browser):
     """Opens a page of given rows in the browser: a function that gives the page and the browser."""
     opened = []
 
-    def open_page(items=None, *, project=project, width=WIDTHS["desktop"], **desk) -> Page:
+    def open_page(items=None, *, project=None, width=WIDTHS["desktop"], **desk) -> Page:
+        project = project or request.getfixturevalue("project")
         serving = reviewing(project, items_of(project, 24) if items is None else items, **desk)
         page = serving.__enter__()
         opened.append(serving)
@@ -268,6 +269,20 @@ def test_hostile_texts_stay_text(at_desk, browser, project):
     assert not browser.all("main img[onerror]")
     browser.until("document.getElementById('state').textContent === 'All saved'")
     assert page.file.read_text().count("\n") == len(HOSTILE) + 1
+    nothing_wrong(browser)
+
+
+def test_similar_rows_are_shown_below_the_caption(at_desk, browser, own):
+    at_desk(items_of(own, 3), project=own)
+    browser.press("s")
+    browser.until("document.querySelectorAll('#related .twin').length === 12")
+    browser.until("document.querySelectorAll('#related .twin img').length === 12")
+    assert browser.axe() == []
+    browser.press(" ")
+    browser.until("document.body.dataset.shown === '1'")
+    assert not browser.all("#related .twin")
+    click(browser, "#similar")
+    browser.until("document.querySelector('#related .twin')")
     nothing_wrong(browser)
 
 

@@ -97,8 +97,13 @@ export class Answers {
   async settle(one, theirs) {
     const mine = await this.tell.conflict(one.row, theirs.labels, one.labels);
     this.of.get(one.row).revision = theirs.revision;
-    if (mine) this.queue.splice(1, 0, one);
-    else this.keep(one.row, theirs);
+    if (mine) {
+      this.queue.splice(1, 0, one);
+      return;
+    }
+    this.keep(one.row, theirs);
+    const place = this.undoable.findLastIndex((last) => last.row === one.row);
+    if (place >= 0 && !one.undo) this.undoable.splice(place, 1); // it was never saved
   }
 
   fail(error) {
