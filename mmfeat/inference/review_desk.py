@@ -23,7 +23,7 @@ from mmfeat.project.applied_reviews import AppliedReview, apply_review
 from mmfeat.project.project import Project
 
 _EXCERPT = 120  # characters of a caption in the list
-_SIMILAR = 12  # rows
+_SIMILAR = 12  # rows to compare with
 
 
 class ReviewDesk:
@@ -218,7 +218,7 @@ class ReviewDesk:
         manifest = self._project.manifest
         if self._row_of is None:
             self._row_of = {sample: row for row, sample in enumerate(manifest.ids.tolist())}
-        return self._others([self._row_of[sample] for sample in names if sample in self._row_of])
+        return self._others([self._row_of[sample] for sample in names if sample in self._row_of][:_SIMILAR])
 
     def _others(self, rows: list[int]) -> list[dict[str, Any]]:
         """Rows of the manifest to compare with."""
