@@ -184,7 +184,10 @@ def _findings(given: AuditInput, rows: np.ndarray, quality: np.ndarray, *, wrong
 def _detail(given: AuditInput, row: int, k: int) -> str:
     """The given label and what each model says: `dog is given; crossattn-1 says 0.02, image 0.10, text 0.01`."""
     models = [given.out_of_fold, *(one for one in given.unimodal.values() if one.known[row])]
-    said = [f"{shown(one.name)} {'says ' if i == 0 else ''}{one.probs(row)[k]:.2f}" for i, one in enumerate(models)]
+    said = [
+        f"{shown(one.name)} {'says ' if i == 0 else ''}{sigmoid(one.logits[row, k : k + 1])[0]:.2f}"
+        for i, one in enumerate(models)
+    ]
     is_given = "is" if given.labels[row, k] == 1 else "is not"
     return f"{shown(given.classes[k], 40)} {is_given} given; {', '.join(said)}"
 
@@ -193,9 +196,9 @@ def _lines(given: AuditInput, counts: ErrorCounts, wrong: np.ndarray) -> tuple[s
     known, n = int(counts.positives.sum() + counts.negatives.sum()), int(wrong.sum())
     positives, negatives = int(counts.wrong_positives.sum()), int(counts.wrong_negatives.sum())
     lines = [
-        f"about {counted(positives + negatives, 'label')} of {known:,} are wrong (estimate): {positives:,} positives, "
+        f"estimate: {positives + negatives:,} of {counted(known, 'known label')} are wrong: {positives:,} positives, "
         f"{negatives:,} negatives",
-        f"{counted(n, 'label')} of {counted(int(wrong.any(1).sum()), 'row')} are listed, the surest errors first",
+        f"listed: {counted(n, 'label')} of {counted(int(wrong.any(1).sum()), 'row')}, the surest errors first",
     ]
     if n > MOST:
         lines.append(f"audit.json and the table to review hold the {MOST:,} surest")
