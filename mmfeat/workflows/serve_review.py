@@ -122,8 +122,9 @@ def _serve(desk: ReviewDesk, listener: socket.socket, *, n_rows: int, browser: b
     server = server_of(build_review_app(desk, entrance, files), head_seconds=LIMITS.head_seconds)
     listener.listen(server.config.backlog)
     threading.Thread(target=_make_thumbnails, args=(desk,), name="mmfeat-thumbnails", daemon=True).start()
-    say(f"{counted(n_rows, 'row')} to look at: {url}?token={entrance.token}")
-    say("Ctrl-C ends it. Only this machine can open the address.")
+    say("Ctrl-C ends the page. Only this machine can open its address.")
+    sys.stderr.write(f"{counted(n_rows, 'row')} to look at: {url}?token={entrance.token}\n")  # also if quiet
+    sys.stderr.flush()
     if browser and _has_browser():
         webbrowser.open(f"{url}open?code={entrance.code}")
     with ended_by_signals(server):
