@@ -40,19 +40,19 @@ def search_command(context: click.Context, image: str | None, **options: Any) ->
 
     Cached embeddings are compared by cosine. A new picture or caption is encoded as for mmfeat predict.
     """
+    from mmfeat.common.text import shown
     from mmfeat.report.table_layout import Cell, number, outside, table
     from mmfeat.workflows.search import search
 
     project = open_project(context, options, ("engine", "device"))
     html = options.pop("html") or None
     result = search(project, image or "", html=html, **options)
+    found = zip(result.ids, result.labels, result.splits, result.scores, result.captions, strict=True)
     rows = [
-        [outside(id, 40), number(score), Cell(" ".join(map(str, labels)) or "-", labels), split, outside(text, 80)]
-        for id, score, labels, split, text in zip(
-            result.ids, result.scores, result.labels, result.splits, result.captions, strict=True
-        )
+        [outside(id, 40), Cell(shown(" ".join(labels)) or "-", labels), split, number(score), outside(text, 80)]
+        for id, labels, split, score, text in found
     ]
-    echo(table(["id", "score", "labels", "split", "caption"], rows, title="similar rows"))
+    echo(table(["id", "labels", "split", "score"], rows, left=3, title="similar rows", note="caption"))
     by = f"{counted(len(result.ids), 'row')} of {result.n_searched:,}, by {' and '.join(result.encoders)} (cosine)."
     made = f"Made {result.file}: {by}" if result.file else f"Found {by}"
     after = (

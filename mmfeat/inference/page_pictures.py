@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,22 +40,19 @@ def page_pictures(project: Project, rows: Sequence[int], *, images: bool = True)
         return Pictures(missing="no picture")
     if not images:
         return Pictures(missing=LEFT_OUT, note="Pictures were left out.")
-    distinct = np.array(list(dict.fromkeys(rows)), dtype=np.int64)
-    jpegs, why = _jpegs(project, distinct)
-    times = {row: rows.count(row) for row in distinct.tolist()} if len(rows) > len(distinct) else {}
-    kept, n_bytes, n_left = {}, 0, 0
-    for row, jpeg in zip(distinct.tolist(), jpegs, strict=True):
+    times = Counter(rows)  # in the order of their first place
+    jpegs, why = _jpegs(project, np.array(list(times), dtype=np.int64))
+    kept, n_bytes, n_left, n_unread = {}, 0, 0, 0
+    for row, jpeg in zip(times, jpegs, strict=True):
         if jpeg is None:
-            continue
-        n_bytes += len(jpeg) * times.get(row, 1)
-        if n_bytes > MOST_BYTES:
+            n_unread += bool(named[row])
+        elif n_bytes + len(jpeg) * times[row] > MOST_BYTES:
             n_left += 1
-            n_bytes -= len(jpeg) * times.get(row, 1)
         else:
             kept[row] = jpeg
-    unread = sum(jpeg is None and bool(named[row]) for row, jpeg in zip(distinct.tolist(), jpegs, strict=True))
+            n_bytes += len(jpeg) * times[row]
     notes = [
-        f"{counted(unread, 'picture')} of {len(distinct):,} cannot be read{why}." if unread else "",
+        f"{counted(n_unread, 'picture')} of {len(times):,} cannot be read{why}." if n_unread else "",
         f"{counted(n_left, 'picture')} left out: the file would be too large." if n_left else "",
     ]
     return Pictures(jpegs=kept, missing=NO_PICTURE, note=" ".join(filter(None, notes)))

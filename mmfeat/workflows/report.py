@@ -12,7 +12,8 @@ from mmfeat.inference.run_page import PageOptions, run_page
 from mmfeat.inference.run_ranking import selected_model
 from mmfeat.project.named_models import NamedModel
 from mmfeat.project.project import Project
-from mmfeat.report.html.pages import page_files, page_html
+from mmfeat.report.html.blocks import Page
+from mmfeat.report.html.pages import page_files, page_html, page_path
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs
@@ -96,29 +97,21 @@ def report(
     OutputError
         A file must not be replaced.
     """
-    if of_project and run:
-        raise ConfigError(
-            f"report --project compares all runs: leave out {run!r}. For a project elsewhere: mmfeat --project DIR report --project"
-        )
-    if out is not None and Path(out).suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {out}: a report is an HTML file. Name it: {Path(out).with_suffix('.html')}")
+    _check_arguments(run, of_project, out)
     model, chosen = (None, "") if of_project else selected_model(project, run)
     file, own = _file(project, model, split, out)
     outputs = Outputs(project.config, overwrite=overwrite)
     outputs.check(file, own=own, earlier=own)  # before any work
-    if model is None:
-        page = project_page(project, _reports(project, file))
-    else:
-        page = run_page(project, model, PageOptions(split=split, images=images, captions=captions))
-    html, tables = page_html(page), page_files(page)
-    paths = {file.with_name(f"{file.stem}-{name}.csv"): text for name, text in tables.items()}
-    for path in paths:
+    page = _page(project, model, PageOptions(split=split, images=images, captions=captions), file)
+    html = page_html(page)
+    tables = {file.with_name(f"{file.stem}-{name}.csv"): text for name, text in page_files(page).items()}
+    for path in tables:
         outputs.check(path, own=own, earlier=own)
-    for path, text in {file: html, **paths}.items():
+    for path, text in {file: html, **tables}.items():
         outputs.write(path, text, own=own, earlier=own)
     return ReportResult(
         file=file,
-        tables=list(paths),
+        tables=list(tables),
         run="" if model is None else model.name,
         chosen=chosen,
         n_sections=len(page.sections),
@@ -127,16 +120,28 @@ def report(
     )
 
 
+def _check_arguments(run: str | None, of_project: bool, out: Path | str | None) -> None:
+    if of_project and run:
+        elsewhere = "For a project elsewhere: mmfeat --project DIR report --project"
+        raise ConfigError(f"report --project compares all runs: leave out {run!r}. {elsewhere}")
+    if out is not None:
+        page_path("--out", out)
+
+
 def _file(project: Project, model: NamedModel | None, split: str, out: Path | str | None) -> tuple[Path, bool]:
     """The page's file, and whether it is at a place for mmfeat's own files."""
     if out is not None:
-        return Path(out).expanduser(), False
+        return page_path("--out", out), False
     name = REPORT if split == "val" else f"report-{split.replace('+', '-')}.html"
     if model is None:
         return project.runs_folder / REPORT, True
     if model.run is None:
         return project.runs_folder / name.replace("report", f"report-{model.name}", 1), True
     return model.run.folder / name, True
+
+
+def _page(project: Project, model: NamedModel | None, options: PageOptions, file: Path) -> Page:
+    return project_page(project, _reports(project, file)) if model is None else run_page(project, model, options)
 
 
 def _reports(project: Project, file: Path) -> dict[str, Path]:

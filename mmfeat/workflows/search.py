@@ -16,7 +16,7 @@ from mmfeat.inference.run_galleries import samples_of
 from mmfeat.inference.similar_rows import Query, SimilarRows, similar_rows
 from mmfeat.project.project import Project
 from mmfeat.report.html.blocks import Block, Card, Facts, Gallery, Member, Page, Section, Text
-from mmfeat.report.html.pages import page_html
+from mmfeat.report.html.pages import page_html, page_path
 from mmfeat.report.html.rendering import figure
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
@@ -104,11 +104,9 @@ def search(
     query = Query(image=str(image), like=like, caption=caption, encoder=encoder)
     if not 1 <= n <= MOST:
         raise ConfigError(f"n = {n}: use a number from 1 to {MOST:,}")
-    file = None if html is None else Path(html).expanduser()
+    file = None if html is None else page_path("--html", html)
     outputs = Outputs(project.config, [str(image)] if image else [], overwrite)
     if file is not None:
-        if file.suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"--html {html}: a gallery is an HTML file. Name it: {file.with_suffix('.html')}")
         outputs.check(file)  # before any work
     found = similar_rows(project, query, split=split, n=n)
     if file is not None:

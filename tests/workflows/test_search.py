@@ -95,5 +95,5 @@ def test_on_the_command_line(own):
     assert said.endswith(" --html similar.html\n")
     document = json.loads(invoked(own.root, "search", "--caption", "a star", "--n", "3", "--json").output)
     (table,) = document["tables"]
-    assert [column["name"] for column in table["columns"]] == ["id", "score", "labels", "split", "caption"]
+    assert [column["name"] for column in table["columns"]] == ["id", "labels", "split", "score", "caption"]
     assert len(table["rows"]) == 3

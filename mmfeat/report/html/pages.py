@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 from mmfeat.common.csv_text import csv_text
+from mmfeat.common.errors import ConfigError
 from mmfeat.report.html.blocks import Page
 from mmfeat.report.html.rendering import render
 from mmfeat.report.table_layout import Table
+
+
+def page_path(option: str, path: Path | str) -> Path:
+    """The path of a page that was typed for an option.
+
+    Raises
+    ------
+    ConfigError
+        It does not end in .html.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{option} {path}: this is an HTML file. Name it: {file.with_suffix('.html').name}")
+    return file
 
 
 def page_html(page: Page) -> str:
