@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from helpers.command_line import run_cli
 
+import mmfeat as mf
 from mmfeat.audit.findings import Finding, Summary
 from mmfeat.common.errors import ConfigError, DataError, MmfeatError, RunError
 from mmfeat.common.exclusive import alone_in
@@ -228,3 +229,17 @@ def test_a_mistake_in_an_export_is_one_line_and_changes_nothing(own):
         assert says in done.stderr
     assert (own.root / "manifest.parquet").read_bytes() == before
     assert not (own.root / "corrections.csv").exists()
+
+
+def test_from_python_a_page_is_served_and_arguments_without_effect_are_refused(own_folder, at_once):
+    p = mf.Project(own_folder, progress=False)
+    assert p.review(format="coco", n=2).n_rows == 2
+    assert repr(p.review(serve=True, n=2, no_browser=True)) == "No row was answered."
+    for arguments in (
+        {"port": 1},
+        {"no_browser": True},
+        {"serve": True, "format": "coco"},
+        {"serve": True, "overwrite": True},
+    ):
+        with pytest.raises(ConfigError, match="Leave them out"):
+            p.review(**arguments)

@@ -34,8 +34,9 @@ export class RowList {
     const { scrollTop, clientHeight } = this.element;
     if (place >= 0 && clientHeight) {
       const top = place * HEIGHT;
-      if (top < scrollTop) this.element.scrollTop = top;
-      else if (top + HEIGHT > scrollTop + clientHeight) this.element.scrollTop = top + HEIGHT - clientHeight;
+      // Rows before and after it stay in sight
+      if (top < scrollTop) this.element.scrollTop = top - clientHeight / 2;
+      else if (top + HEIGHT > scrollTop + clientHeight) this.element.scrollTop = top - clientHeight / 3;
     }
     this.draw();
   }
