@@ -99,6 +99,7 @@ def review_command(context: click.Context, run: str | None, **options: Any) -> N
 
 
 def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None:
+    from mmfeat.inference.review_queue import about_in_sample
     from mmfeat.workflows.review import DEFAULT_N, review
 
     names = ("split", "format", "overwrite")
@@ -112,10 +113,7 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     for name in result.without_prediction:
         echo(f"encoder {name} has no unimodal predictions here (see: mmfeat status)")
     if result.in_sample:
-        memorised = "labels and may have memorised them. For out-of-fold predictions: mmfeat fuse --folds 5"
-        pseudo = "pseudo-labels and is over-confident there. For a run without pseudo-labels: mmfeat fuse"
-        why = pseudo if result.split == "unlabelled" else memorised
-        echo(f"{result.in_sample}: the run was trained on their {why}")
+        echo(f"{result.in_sample}: {about_in_sample(result.split)}")
     name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
     made = f"{'Made' if result.made else 'Already made:'} {name} ({result.n_rows:,} of {counted(result.n_candidates, f'{result.split} row')})."
     if result.format == "label-studio":

@@ -13,6 +13,7 @@ from mmfeat.common.errors import DataError, MmfeatError, RunError
 from mmfeat.common.labels import has_label
 from mmfeat.data.review_items import Reason, ReviewItem
 from mmfeat.inference.review_queue import (
+    about_in_sample,
     given_labels,
     image_places,
     predictions_of,
@@ -23,6 +24,7 @@ from mmfeat.inference.review_queue import (
 from mmfeat.project.audit_record import AuditRecord, read_audit
 from mmfeat.project.named_models import find_model
 from mmfeat.project.project import Project
+from mmfeat.project.staleness import in_sample
 
 ANSWERED = Reason(kind="answered before", text="answered before, and not applied yet")
 
@@ -70,6 +72,8 @@ def review_work(project: Project, run: str | None, *, n: int, split: str, answer
         if not found and not answered:
             raise
         notes.append(f"No row of a queue: {error}")
+    if queue is not None and (known := in_sample(project, queue.model.name, queue.compared)):
+        notes.append(f"{known[0].upper()}{known[1:]}: {about_in_sample(split)}")
     name = queue.model.name if queue is not None else audit.run if audit is not None else ""
     items = _of_findings(project, found, titles, run=name)
     if queue is not None:

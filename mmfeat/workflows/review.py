@@ -158,14 +158,19 @@ def _write_other(
     project: Project, queue: ReviewQueue, outputs: Outputs, *, file: Path, format: str
 ) -> tuple[bool, Path | None]:
     """Write a review in the format of another tool: whether it is new, and the configuration beside it."""
-    from mmfeat.project.thumbnails import thumbnails
+    from mmfeat.project.thumbnails import picture_statistics, thumbnails
 
-    items, classes = queue_items(project, queue), project.manifest.classes
-    if format == COCO:
-        return outputs.write(file, coco_review(items, classes)), None
+    items, rows, classes = queue_items(project, queue), queue.best.rows, project.manifest.classes
     pictured = any(item.image for item in items)
+    if format == COCO:
+        sizes = [(0, 0)] * len(items)
+        if pictured:
+            measured = picture_statistics(project, rows)
+            sizes = list(zip(measured.width.tolist(), measured.height.tolist(), strict=True))
+        names = project.manifest.images[rows].tolist()
+        return outputs.write(file, coco_review(items, classes, names=names, sizes=sizes)), None
     config = label_studio_config(classes, pictured=pictured)
-    pictures = thumbnails(project, queue.best.rows) if pictured else [None] * len(items)
+    pictures = thumbnails(project, rows) if pictured else [None] * len(items)
     made = outputs.write(file, label_studio_tasks(items, pictures, run=queue.model.name))
     outputs.write(file.with_suffix(".xml"), config)
     return made, file.with_suffix(".xml")

@@ -100,7 +100,7 @@ def test_of_several_annotations_the_ground_truth_counts(tmp_path, manifest):
 
 
 def test_coco_comes_back_as_answers(tmp_path, manifest):
-    content = json.loads(coco_review(items(manifest), CLASSES))
+    content = json.loads(coco_review(items(manifest), CLASSES, names=manifest.images, sizes=[(640, 480)] * 4))
     assert [one["name"] for one in content["categories"]] == list(CLASSES)
     assert [one["mmfeat_id"] for one in content["images"]] == list(IDS)
     assert {one["image_id"] for one in content["annotations"] if "score" in one} == {1, 3}
@@ -110,13 +110,15 @@ def test_coco_comes_back_as_answers(tmp_path, manifest):
     assert read(tmp_path, content, manifest) == {"r0": ["cat", "two words"], "r1": []}
     for image in content["images"]:  # a tool that drops what it does not know
         del image["reviewed"], image["mmfeat_id"]
-    with pytest.raises(
-        DataError, match=r"image 2: has no 'mmfeat_id', and its file_name is not that of exactly one row"
-    ):
+    with pytest.raises(DataError, match=r"image 4: has no 'mmfeat_id', and its file_name is not that of exactly"):
         read(tmp_path, content, manifest)
-    content["images"] = content["images"][:1]
-    content["annotations"] = content["annotations"][:2]
-    assert read(tmp_path, content, manifest) == {"r0": ["cat", "two words"]}
+    del content["images"][3], content["annotations"][3]
+    assert list(read(tmp_path, content, manifest)) == ["r0", "r1", "r2"]
+    content["images"][0]["file_name"] = "elsewhere/0.jpg"
+    assert list(read(tmp_path, content, manifest)) == ["r0", "r1", "r2"]
+    content["images"][1]["file_name"] = "1.jpg"  # of two rows
+    with pytest.raises(DataError, match=r"image 2: has no 'mmfeat_id'"):
+        read(tmp_path, content, manifest)
 
 
 TASK = {"data": {"mmfeat_id": "r0"}}

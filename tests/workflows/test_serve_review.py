@@ -57,7 +57,7 @@ def test_findings_come_first_and_the_queue_after_them_each_row_once(own):
     assert work.items[1].reasons[0].related == (a,)
     assert {reason.kind for reason in work.items[2].reasons} == {"near-duplicates", "contradicted label"}
     assert work.items[0].probabilities
-    assert work.notes == []
+    assert [note.partition(":")[0] for note in work.notes] == ["In-sample for 45 of 45 rows"]
 
 
 def test_rows_of_test_and_corrected_rows_are_left_out(own_folder):
@@ -92,7 +92,7 @@ def test_an_audit_that_is_out_of_date_says_so(own_folder):
     answers.write_text(f"id,labels\n{project.manifest.ids[1]},circle\n")
     apply_review(project, answers)
     work = review_work(Project(own_folder), None, n=5, split="train")
-    assert work.notes == ["The audit is out of date: the manifest has changed since. Run: mmfeat audit"]
+    assert work.notes[0] == "The audit is out of date: the manifest has changed since. Run: mmfeat audit"
 
 
 # -- the command
@@ -206,6 +206,7 @@ def test_a_review_goes_to_coco_and_comes_back(own):
     content = json.loads(made.file.read_text())
     with pytest.raises(DataError, match="no row is filled in"):
         apply_review(own, made.file)
+    assert {(image["width"], image["height"]) for image in content["images"]} == {(64, 64)}
     content["images"][2]["reviewed"] = True
     content["annotations"] = []
     made.file.write_text(json.dumps(content))
