@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from mmfeat.cli.options import DECISION, called, open_project, overwrite_option, setting_options
 from mmfeat.cli.printing import echo, echo_next, explain
-from mmfeat.cli.strict import Command
+from mmfeat.cli.strict import Command, Modes
 
 from mmfeat.common.text import counted
 from mmfeat.config.read_keys import audit_keys
@@ -16,12 +16,32 @@ if TYPE_CHECKING:
     from mmfeat.project.project import Project
     from mmfeat.workflows.audit import AuditResult
 
+APPLIED = ("groups",)
+WRITES = (
+    "run",
+    "fail_on",
+    "out",
+    "sets",
+    "set_fuse__folds",
+    "set_predict__threshold",
+    "set_metric",
+    "set_seed",
+    "set_device",
+)
+MODES = Modes(
+    of=lambda ctx: "apply" if ctx.params["applied"] else "audit",
+    texts={"apply": "--apply", "audit": "a new audit"},
+    acts=dict.fromkeys(WRITES, ("audit",)),
+)
 FAILED = 3  # exit code if a check of --fail-on has findings
 FOLDS = ("fuse.folds", "Folds of the run that is trained if there is none in folds. 0: 5.")
 
 
 @click.command(
-    "audit", cls=Command, short_help="Find label errors, near-duplicates, leakage and other problems of the data."
+    "audit",
+    cls=Command,
+    modes=(MODES,),
+    short_help="Find label errors, near-duplicates, leakage and other problems of the data.",
 )
 @click.argument("run", required=False)
 @click.option(
@@ -33,10 +53,19 @@ FOLDS = ("fuse.folds", "Folds of the run that is trained if there is none in fol
 @click.option(
     "--out", default="", metavar="FILE", help="The file to write. [default: audit.csv in the project's folder]"
 )
+@click.option(
+    "--apply",
+    "applied",
+    default=None,
+    type=click.Choice(APPLIED),
+    help="groups: write the near-duplicates of the last audit to groups.csv, so that mmfeat init keeps them in one split.",
+)
 @setting_options(FOLDS, *DECISION[:1])
 @overwrite_option
 @click.pass_context
-def audit_command(context: click.Context, run: str | None, fail_on: str, out: str, **options: Any) -> int:
+def audit_command(
+    context: click.Context, run: str | None, fail_on: str, out: str, applied: str | None, **options: Any
+) -> int:
     """Look for problems of the data with the predictions of RUN. Without RUN: the best run on val.
 
     Everything is computed from cached features. Labels are compared with out-of-fold predictions; if no run was trained in
@@ -45,12 +74,30 @@ def audit_command(context: click.Context, run: str | None, fail_on: str, out: st
     from mmfeat.workflows.audit import audit
 
     overwrite, project = options.pop("overwrite"), open_project(context, options, audit_keys)
+    if applied:
+        _echo_groups(project, overwrite)
+        return 0
     names = list(dict.fromkeys(name.strip() for name in fail_on.split(",") if name.strip()))
     result = audit(project, run, fail_on=names, out=out or None, overwrite=overwrite)
     _echo_source(project, result)
     _echo_checks(result)
     _echo_end(project, result)
     return FAILED if result.failed else 0
+
+
+def _echo_groups(project: Project, overwrite: bool) -> None:
+    from mmfeat.workflows.apply_groups import apply_groups
+
+    result = apply_groups(project, overwrite=overwrite)
+    if result.n_torn:
+        have = "has" if result.n_torn == 1 else "have"
+        echo(
+            f"{counted(result.n_torn, 'group')} {have} rows in several splits. Rows that have a split keep it. "
+            "To split all rows again, remove manifest.parquet before mmfeat init (runs made before are then not ranked)."
+        )
+    made = "Made" if result.changed else "Already made:"
+    rows = f"{counted(result.n_rows, 'row')} in {counted(len(result.clusters), 'group')}"
+    echo_next(f"{made} {result.file.name} ({rows}).", "mmfeat init")
 
 
 def _echo_source(project: Project, result: AuditResult) -> None:

@@ -14,6 +14,7 @@ from mmfeat.config.read_keys import TOP, audit_keys, decision_keys
 if TYPE_CHECKING:
     from mmfeat.report.settings_table import SettingsResult
     from mmfeat.workflows.add_encoder import AddedEncoder
+    from mmfeat.workflows.apply_groups import AppliedGroups
     from mmfeat.workflows.apply_review import AppliedReview
     from mmfeat.workflows.audit import AuditResult
     from mmfeat.workflows.encoders import Encoders
@@ -213,6 +214,13 @@ class StoreVerbs(OpenProject):
         return audit(
             project, run, fail_on=[name.strip() for name in names if name.strip()], out=out, overwrite=overwrite
         )
+
+    @verb
+    def apply_groups(self, *, overwrite: bool = False) -> AppliedGroups:
+        """Write the near-duplicates of the last audit to groups.csv, so that `init` keeps them in one split."""
+        from mmfeat.workflows.apply_groups import apply_groups
+
+        return apply_groups(self._snapshot(None, {}), overwrite=overwrite)
 
     @verb
     def review(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,6 +22,22 @@ _COSINE = 0.98  # of two images without pixels to compare, where none was calibr
 _TURNED = 0.9  # cosine of descriptors from which pictures are compared
 _NEAREST = 6  # rows that each row is compared with
 _BLOCK = 8192
+
+
+_FOUND: WeakKeyDictionary[AuditInput, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _once(find: Callable[[AuditInput], Any]) -> Callable[[AuditInput], Any]:
+    """Decorator: several checks of one audit share a result."""
+
+    @functools.wraps(find)
+    def found(given: AuditInput) -> Any:
+        kept = _FOUND.setdefault(given, {})
+        if find.__name__ not in kept:
+            kept[find.__name__] = find(given)
+        return kept[find.__name__]
+
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +74,7 @@ class Copies:
         return sorted(found, key=lambda cluster: int(cluster[0]))
 
 
-@functools.lru_cache(maxsize=1)
+@_once
 def picture_copies(given: AuditInput) -> Copies | None:
     """Rows whose images are copies; None without any image.
 
@@ -70,7 +88,7 @@ def picture_copies(given: AuditInput) -> Copies | None:
     return _copies(given.n_samples, twins, list(_near_pictures(given, rows)))
 
 
-@functools.lru_cache(maxsize=1)
+@_once
 def caption_copies(given: AuditInput) -> Copies | None:
     """Rows whose captions are equal but for case and punctuation, or near-duplicates by words and embedding; None without captions."""
     keys = given.caption_keys

@@ -107,7 +107,9 @@ def _lines(given: AuditInput, leaked: np.ndarray, what: str) -> list[str]:
             lines.append(
                 f"{n:,} of {counted(int(here.sum()), f'{name} row')} {has} a near-duplicate {what} in {' or '.join(before)}"
             )
-    return [*lines, "to keep copies in one split: mmfeat audit --apply groups, then mmfeat init"] if lines else []
+    if lines and what == "image":
+        lines.append("to keep copies in one split: mmfeat audit --apply groups, then mmfeat init")
+    return lines
 
 
 def _metrics(given: AuditInput, leaked: np.ndarray) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:

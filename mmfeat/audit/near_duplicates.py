@@ -54,7 +54,8 @@ def _result(given: AuditInput, copies: Copies, check: str, what: str, *, listed:
         if len(torn) or listed:
             most = majority(labels)
             found += [
-                (not len(torn), _finding(given, copies, check, rows, row=row, most=most)) for row in rows.tolist()
+                (not len(torn), _finding(given, copies, check, rows, row=row, torn=torn, most=most))
+                for row in rows.tolist()
             ]
     found.sort(key=lambda one: (one[0], one[1].score))
     scores = np.full(given.n_samples, np.nan)
@@ -70,12 +71,14 @@ def _result(given: AuditInput, copies: Copies, check: str, what: str, *, listed:
     return CheckResult(findings=tuple(one for _, one in found), lines=tuple(lines) if n_rows else (), scores=scores)
 
 
-def _finding(given: AuditInput, copies: Copies, check: str, rows: np.ndarray, *, row: int, most: np.ndarray) -> Finding:
+def _finding(
+    given: AuditInput, copies: Copies, check: str, rows: np.ndarray, *, row: int, torn: np.ndarray, most: np.ndarray
+) -> Finding:
     """The finding of one row of a cluster; if most of its copies have other labels, they are proposed."""
     twin = int(copies.nearest[row])
-    others = [twin, *(other for other in rows.tolist() if other not in (row, twin))]
-    labels, theirs = given.labels[row], given.labels[rows]
-    differing = [k for k in contradicting(theirs).tolist() if labels[k] >= 0]
+    others = [twin, *(other for other in rows[: _NAMED + 1].tolist() if other not in (row, twin))]
+    labels = given.labels[row]
+    differing = [k for k in torn.tolist() if labels[k] >= 0]
     changes = {k: int(most[k]) for k in differing if most[k] >= 0 and most[k] != labels[k]}
     detail = f"{'the same as' if copies.similarity[row] == 1 else 'near-duplicate of'} {shown(given.ids[twin], 40)}"
     if differing:

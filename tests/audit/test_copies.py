@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.images import textured
 from PIL import Image, ImageOps
 
 from mmfeat.audit.checks import AuditInput, Embeddings, Predictions
@@ -16,15 +17,6 @@ from mmfeat.data.caption_digests import caption_keys, caption_words, normal_capt
 from mmfeat.store.thumbnail_store import PictureStatistics
 
 N = 40
-
-
-def picture(seed: int, size: tuple[int, int] = (240, 180)) -> Image.Image:
-    """A picture with structure at several scales, unlike any other."""
-    rng, pixels = np.random.default_rng(seed), np.zeros((size[1], size[0], 3))
-    for cells in (3, 6, 12, 24):
-        grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        pixels += np.asarray(grid.resize(size, Image.Resampling.BICUBIC), float) / 4
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def cropped(image: Image.Image, left: float, top: float, share: float = 0.9) -> Image.Image:
@@ -51,12 +43,12 @@ def miniature(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((32, 32), Image.Resampling.BOX))
 
 
-ORIGINALS = np.stack([miniature(picture(seed)) for seed in range(N)])
+ORIGINALS = np.stack([miniature(textured(seed)) for seed in range(N)])
 
 
 @pytest.mark.parametrize("kind", ALTERED)
 def test_an_altered_copy_is_similar_and_another_picture_is_not(kind):
-    copies = np.stack([miniature(ALTERED[kind](picture(seed))) for seed in range(N)])
+    copies = np.stack([miniature(ALTERED[kind](textured(seed))) for seed in range(N)])
     both, rows = np.concatenate([ORIGINALS, copies]), np.arange(N)
     assert pixel_similarity(both, rows, N + rows).min() > 0.8
     assert pixel_similarity(both, N + rows, rows).min() > 0.8
@@ -117,7 +109,7 @@ def given_of(miniatures: np.ndarray, **more) -> AuditInput:
 
 def planted() -> np.ndarray:
     """In the second half, copies of the first ten rows, each altered in another way; the rest are other pictures."""
-    copies = [miniature(alter(picture(seed))) for seed, alter in enumerate(ALTERED.values())]
+    copies = [miniature(alter(textured(seed))) for seed, alter in enumerate(ALTERED.values())]
     return np.concatenate([ORIGINALS[:20], copies, ORIGINALS[20:30]])
 
 
@@ -162,7 +154,7 @@ def test_near_duplicates_come_with_their_copies_and_contradictions_first():
 
 
 def test_most_copies_propose_the_labels():
-    same = np.stack([miniature(picture(0)), *(miniature(alter(picture(0))) for alter in list(ALTERED.values())[:3])])
+    same = np.stack([miniature(textured(0)), *(miniature(alter(textured(0))) for alter in list(ALTERED.values())[:3])])
     given = given_of(same)
     given.labels[2] = [0, 1, -1]
     result = find_near_duplicates(given)
@@ -243,9 +235,9 @@ def test_if_every_val_row_has_a_copy_nothing_is_left_to_measure():
 CAPTIONS = [
     "Two dogs on a bench.",
     "two dogs on a bench",
-    "Two small dogs sit together on a bench",
+    "Three small cats sit together on a chair",
     "A red kite over the sea",
-    "Two small dogs sit together on the bench",
+    "Three small cats sit together on the chair",
     "",
 ]
 

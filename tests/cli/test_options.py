@@ -72,12 +72,18 @@ DECISION = {"--threshold": Opt("0.3"), "--empty": Opt("none"), "--calibration": 
 SHIPPED = {**DECISION, "--metric": Opt("map", acts=[["--threshold", "tuned"]], refused=[[]]), "--device": DEVICE}
 ROWS, TABLE, PICTURES, CAPTIONED = [], ["new.csv"], ["photos/"], ["photos/", "--captions", "c.csv"]
 ONE, MODEL = ["a.jpg"], ["--model", "m"]
+GROUPS = ["--apply", "groups"]
 APPLY, UNDO, REVIEWED, SERVE = ["--apply", "f.csv"], ["--undo"], ["crossattn-1"], ["--serve"]
 
 
 def written(value: str, **more) -> Opt:
     """An option of `review` that acts when a review is written or served."""
     return Opt(value, acts=[[], SERVE], refused=[APPLY, UNDO], **more)
+
+
+def audited(value: str, **more) -> Opt:
+    """An option of `audit` that acts when the data are looked at."""
+    return Opt(value, refused=[GROUPS], **more)
 
 
 def listed(value: str, **more) -> Opt:
@@ -243,15 +249,18 @@ COMMANDS = {
     ),
     "audit": Spec(
         [],
-        ["audit.audit"],
+        ["audit.audit", "apply_groups.apply_groups"],
         {
-            "--fail-on": Opt("leakage,label"),
-            "--out": Opt("x.csv"),
-            "--folds": Opt("3"),
-            "--threshold": Opt("0.3"),
-            **TOP,
-            **OVERWRITE,
-            "--set": Opt("fuse.linear.lr=0.1", elsewhere={"selftrain.rounds=2": []}),
+            "--fail-on": audited("leakage,label"),
+            "--out": audited("x.csv"),
+            "--apply": Opt("groups"),
+            "--folds": audited("3"),
+            "--threshold": audited("0.3"),
+            "--metric": audited("map"),
+            "--seed": audited("3"),
+            "--device": audited("cpu"),
+            "--overwrite": Opt(acts=[[], GROUPS]),
+            "--set": audited("fuse.linear.lr=0.1", elsewhere={"selftrain.rounds=2": []}),
         },
     ),
     "review": Spec(
