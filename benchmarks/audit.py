@@ -6,8 +6,9 @@
 On a project's cached features of frozen encoders (a fine-tuned one has seen the labels that are to be found wrong). Labels
 of its training rows are changed: `labels` flips 2, 5 or 10 % of all known labels, or drops 5 % of the positives; `review`
 takes 2,000 training rows, drops 10 % of their positives and makes as many negatives positive. Predictions are out of fold, by
-a head on all encoders (`--head`) and by a linear head on each. Labels that are wrong in the data themselves count against
-every method. Prints a table and writes results/audit-PART.json. Needs cleanlab.
+a head on all encoders (`--head`) and by a linear head on each; as in `mmfeat audit`, val rows are in the folds too, with
+their own labels. Labels that are wrong in the data themselves count against every method. `--scenario` takes some ways of
+changing labels. Prints a table and writes results/audit-PART.json after each seed. Needs cleanlab.
 """
 
 from __future__ import annotations
@@ -54,28 +55,39 @@ def planted(truth: np.ndarray, scenario: str, rng: np.random.Generator) -> np.nd
     return given.reshape(truth.shape)
 
 
-def out_of_fold(data: FitData, rows: np.ndarray, given: np.ndarray, head: str) -> np.ndarray:
-    """Logits `(M, n, K)` of rows with these labels: by the head on all encoders, then by a linear head on each."""
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Rows with planted errors, then the val rows: their labels, and logits `(N, K)` of each model, out of fold."""
+
+    n: int
+    labels: np.ndarray
+    logits: list[np.ndarray]
+
+
+def out_of_fold(data: FitData, rows: np.ndarray, given: np.ndarray, head: str) -> Judged:
+    """Predictions of rows with these labels and of the val rows: by the head on all encoders, then by a linear head on each."""
     labels, fold = data.labels.clone(), np.full(len(data.labels), -1)
     labels[torch.as_tensor(rows)] = torch.as_tensor(given)
-    ids = [str(number) for number in data.numbers[rows].tolist()]
-    groups = groups_of(np.zeros((len(rows), 32), np.uint8), np.zeros(len(rows), bool))
-    fold[rows] = make_folds(ids, given, groups, k=FOLDS, seed=0)
-    data = dataclasses.replace(data, labels=labels, fold=fold)
+    both = np.concatenate([rows, data.val])
+    ids = [str(number) for number in data.numbers[both].tolist()]
+    groups = groups_of(np.zeros((len(both), 32), np.uint8), np.zeros(len(both), bool))
+    fold[both] = make_folds(ids, labels.numpy()[both], groups, k=FOLDS, seed=0)
+    data, place = dataclasses.replace(data, labels=labels, fold=fold), np.searchsorted(np.sort(both), both)
     views = [(head, list(data.widths)), *(("linear", [name]) for name in data.widths)]
-    return np.stack([fit_folds(name, data.only(*inputs), settings(name), [0]).logits[0] for name, inputs in views])
+    logits = [fit_folds(name, data.only(*inputs), settings(name), [0]).logits[0][place] for name, inputs in views]
+    return Judged(n=len(rows), labels=labels.numpy()[both], logits=logits)
 
 
-def qualities(given: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """The quality of each label `(n, K)` by each method."""
+def qualities(one: Judged) -> dict[str, np.ndarray]:
+    """The quality of each label of the rows `(n, K)` by each method."""
     from cleanlab.multilabel_classification.rank import get_label_quality_scores_per_class
 
-    lists = [np.flatnonzero(row == 1).tolist() for row in given]
-    probs = sigmoid(logits[0].astype(np.float64))
+    lists = [np.flatnonzero(row == 1).tolist() for row in one.labels[: one.n]]
+    probs = sigmoid(one.logits[0][: one.n].astype(np.float64))
     return {
         CLEANLAB: get_label_quality_scores_per_class(lists, probs, method="self_confidence"),
-        FUSED: label_quality(given, logits[:1]),
-        ALL: label_quality(given, logits),
+        FUSED: label_quality(one.labels, one.logits[:1])[: one.n],
+        ALL: label_quality(one.labels, one.logits)[: one.n],
     }
 
 
@@ -96,28 +108,27 @@ def labels(args: argparse.Namespace) -> None:
     data = project_data(args.project)
     truth = data.labels.numpy()[data.train]
     results: dict[str, Any] = {"device": device_name(), "head": args.head, "seeds": args.seeds, "scenarios": {}}
-    for scenario in SCENARIOS:
-        seeds = []
+    for scenario in args.scenario or SCENARIOS:
+        seeds = results["scenarios"].setdefault(scenario, [])
         for seed in range(args.seeds):
             given = planted(truth, scenario, np.random.default_rng(seed))
             start = time.perf_counter()
-            logits = out_of_fold(data, data.train, given, args.head)
-            one = {name: found(quality, given != truth) for name, quality in qualities(given, logits).items()}
-            seeds.append({**one, **estimates(given, truth, logits), "seconds": time.perf_counter() - start})
+            judged = out_of_fold(data, data.train, given, args.head)
+            one = {name: found(quality, given != truth) for name, quality in qualities(judged).items()}
+            seeds.append({**one, **estimates(judged, given != truth), "seconds": time.perf_counter() - start})
             print(scenario, seed, seeds[-1], flush=True)
-        results["scenarios"][scenario] = seeds
-    write_results("audit-labels", results)
+            write_results("audit-labels", results)
     print_table(results)
 
 
-def estimates(given: np.ndarray, truth: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """Planted errors, how many are estimated, how many labels are listed, and how many of those were planted."""
-    counts = confident_errors(given, sigmoid(logits[0]))
-    listed = suspicious(given, label_quality(given, logits), counts)
-    wrong = given != truth
+def estimates(one: Judged, wrong: np.ndarray) -> dict[str, float]:
+    """Planted errors, estimates of their number, and how many labels are listed and were planted."""
+    counts, quality = confident_errors(one.labels, sigmoid(one.logits[0])), label_quality(one.labels, one.logits)
+    listed = suspicious(quality)[: one.n]
     return {
         "planted": int(wrong.sum()),
-        "estimated": int(counts.wrong.sum()),
+        "confident_learning": int(counts.wrong.sum()),
+        "expected": float((1 - quality[: one.n]).sum()),
         "listed": int(listed.sum()),
         "listed_planted": int((listed & wrong).sum()),
     }
@@ -147,7 +158,8 @@ def review(args: argparse.Namespace) -> None:
         truth = data.labels.numpy()[rows]
         given = planted(truth, "review", rng)
         wrong = given != truth
-        quality = label_quality(given, out_of_fold(data, rows, given, args.head))
+        judged = out_of_fold(data, rows, given, args.head)
+        quality = label_quality(judged.labels, judged.logits)[: judged.n]
         shown = np.argsort(quality.ravel(), kind="stable")[:SHOWN]
         corrected = given.ravel().copy()
         corrected[shown] = truth.ravel()[shown]
@@ -162,7 +174,7 @@ def review(args: argparse.Namespace) -> None:
             }
         )
         print(seed, seeds[-1], flush=True)
-    write_results("audit-review", {"device": device_name(), "head": args.head, "shown": SHOWN, "seeds": seeds})
+        write_results("audit-review", {"device": device_name(), "head": args.head, "shown": SHOWN, "seeds": seeds})
 
 
 def on_val(data: FitData, rows: np.ndarray, given: np.ndarray, head: str) -> Any:
@@ -182,6 +194,7 @@ def main() -> None:
     parser.add_argument("--project", default=".")
     parser.add_argument("--head", default="crossattn")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS))
     args = parser.parse_args()
     {"labels": labels, "review": review}[args.part](args)
 

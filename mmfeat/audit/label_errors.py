@@ -1,7 +1,9 @@
 """Label errors: how suspicious each known label is, and how many labels of each class are wrong.
 
-The number of wrong labels is estimated by confident learning (Northcutt, Jiang, Chuang, 2021), one class against the rest;
-unknown labels are left out. The predictions must be out of fold: a model knows the labels that it was trained on.
+The quality of a label is the probability that it is right, in a model of noisy labels (:mod:`mmfeat.audit.label_noise`). Two
+estimates count wrong labels: the sum of the probabilities that labels are wrong, and confident learning (Northcutt, Jiang,
+Chuang, 2021), one class against the rest, as in cleanlab; it counts what a weak model gets wrong, too. Unknown labels are left
+out. The predictions must be out of fold: a model knows the labels that it was trained on.
 """
 
 from __future__ import annotations
@@ -92,17 +94,13 @@ def label_quality(labels: np.ndarray, logits: Sequence[np.ndarray]) -> np.ndarra
     return 1 - fit_label_noise(labels, logits).wrong(labels, logits)
 
 
-def suspicious(labels: np.ndarray, quality: np.ndarray, counts: ErrorCounts) -> np.ndarray:
-    """The labels that are probably wrong, `(N, K)` bool: of each class as many as are estimated, those of lowest quality.
-
-    A label that is more likely right than wrong is not among them.
-    """
-    wrong = np.zeros(labels.shape, bool)
-    for label, numbers in ((1, counts.wrong_positives), (0, counts.wrong_negatives)):
-        for k in np.flatnonzero(numbers).tolist():
-            rows = np.flatnonzero((labels[:, k] == label) & (quality[:, k] < 0.5))
-            wrong[rows[np.argsort(quality[rows, k], kind="stable")[: numbers[k]]], k] = True
-    return wrong
+def suspicious(quality: np.ndarray) -> np.ndarray:
+    """The labels to look at, `(N, K)` bool: as many as are expected to be wrong, those of lowest quality `(N, K)`."""
+    values = np.where(np.isnan(quality), np.inf, quality).ravel()
+    n = int(np.rint(np.nansum(1 - quality, dtype=np.float64)))
+    wrong = np.zeros(values.shape, bool)
+    wrong[np.argsort(values, kind="stable")[:n]] = True
+    return wrong.reshape(quality.shape)
 
 
 def _counted(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -140,14 +138,14 @@ def find_label_errors(given: AuditInput) -> CheckResult:
     labels, logits = given.labels[rows], _views(given, rows)
     counts = confident_errors(labels, sigmoid(logits[0]))
     quality = label_quality(labels, logits)
-    wrong = suspicious(labels, quality, counts)
+    wrong = suspicious(quality)
     scores = np.full(given.n_samples, np.nan)
     known = (labels >= 0).any(1)
     scores[rows[known]] = np.nanmin(quality[known], axis=1)
     return CheckResult(
         findings=_findings(given, rows, quality, wrong=wrong),
-        lines=_lines(given, counts, wrong),
-        table=_by_class(given.classes, counts, wrong),
+        lines=_lines(labels, quality, wrong),
+        table=_by_class(given.classes, labels, quality, counts=counts, wrong=wrong),
         scores=scores,
     )
 
@@ -192,12 +190,12 @@ def _detail(given: AuditInput, row: int, k: int) -> str:
     return f"{shown(given.classes[k], 40)} {is_given} given; {', '.join(said)}"
 
 
-def _lines(given: AuditInput, counts: ErrorCounts, wrong: np.ndarray) -> tuple[str, ...]:
-    known, n = int(counts.positives.sum() + counts.negatives.sum()), int(wrong.sum())
-    positives, negatives = int(counts.wrong_positives.sum()), int(counts.wrong_negatives.sum())
+def _lines(labels: np.ndarray, quality: np.ndarray, wrong: np.ndarray) -> tuple[str, ...]:
+    positives, negatives = (int(np.rint(expected.sum())) for expected in _expected(labels, quality))
+    n = int(wrong.sum())
     lines = [
-        f"estimate: {positives + negatives:,} of {counted(known, 'known label')} are wrong: {positives:,} positives, "
-        f"{negatives:,} negatives",
+        f"about {positives + negatives:,} of {counted(int((labels >= 0).sum()), 'known label')} are wrong (an estimate): "
+        f"{positives:,} positives, {negatives:,} negatives",
         f"listed: {counted(n, 'label')} of {counted(int(wrong.any(1).sum()), 'row')}, the surest errors first",
     ]
     if n > MOST:
@@ -205,17 +203,26 @@ def _lines(given: AuditInput, counts: ErrorCounts, wrong: np.ndarray) -> tuple[s
     return tuple(lines)
 
 
-def _by_class(classes: tuple[str, ...], counts: ErrorCounts, wrong: np.ndarray) -> tuple[dict[str, Any], ...]:
-    """The estimates of each class, as JSON values."""
-    listed = wrong.sum(0)
+def _expected(labels: np.ndarray, quality: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Expected numbers of wrong positives and of wrong negatives of each class, `(K,)` float64 each."""
+    wrong = np.nan_to_num(1 - quality)
+    return tuple(np.where(labels == label, wrong, 0).sum(0, dtype=np.float64) for label in (1, 0))
+
+
+def _by_class(
+    classes: tuple[str, ...], labels: np.ndarray, quality: np.ndarray, *, counts: ErrorCounts, wrong: np.ndarray
+) -> tuple[dict[str, Any], ...]:
+    """The estimates of each class, as JSON values; the class with most wrong labels first."""
+    listed, (positives, negatives) = wrong.sum(0), _expected(labels, quality)
     return tuple(
         {
-            "class": name,
+            "class": classes[k],
             "positives": int(counts.positives[k]),
-            "wrong_positives": int(counts.wrong_positives[k]),
+            "wrong_positives": int(np.rint(positives[k])),
             "negatives": int(counts.negatives[k]),
-            "wrong_negatives": int(counts.wrong_negatives[k]),
+            "wrong_negatives": int(np.rint(negatives[k])),
             "listed": int(listed[k]),
+            "confident_learning": int(counts.wrong[k]),
         }
-        for k, name in enumerate(classes)
+        for k in np.argsort(-(positives + negatives), kind="stable").tolist()
     )
