@@ -277,7 +277,6 @@ def test_similar_rows_are_shown_below_the_caption(at_desk, browser, own):
     browser.press("s")
     browser.until("document.querySelectorAll('#related .twin').length === 12")
     browser.until("document.querySelectorAll('#related .twin img').length === 12")
-    assert browser.axe() == []
     browser.press(" ")
     browser.until("document.body.dataset.shown === '1'")
     assert not browser.all("#related .twin")
@@ -302,6 +301,9 @@ STATES = {
     "rows": "",
     "help": "document.getElementById('help').click()",
     "picture": "document.getElementById('picture').click()",
+    "apply": "document.getElementById('apply-dialog').showModal()",
+    "conflict": "document.getElementById('conflict').showModal()",
+    "alarm": "const one = document.getElementById('alarm'); one.textContent = 'no answer'; one.hidden = false",
     "nothing": "const s = document.getElementById('status'); s.value = 'done'; s.dispatchEvent(new Event('change'))",
 }
 
@@ -399,7 +401,6 @@ def test_two_pages_lose_nothing(at_desk, browser, few):
     assert browser.text("#conflict-id") == ids[0]
     assert browser.text("#conflict-theirs") == classes[1]
     assert browser.text("#conflict-mine") == classes[2]
-    assert browser.axe() == []
     click(browser, "#keep-mine")
     assert saved(browser, page) == {ids[0]: [classes[2]]}
     page.answer(ids[1], [classes[3]], 0)
@@ -442,7 +443,6 @@ def test_answers_wait_for_a_server_that_does_not_answer(at_desk, browser, projec
         browser.until("!document.getElementById('alarm').hidden")
         assert browser.text("#alarm") == "The server does not answer. 1 answer will be sent again."
         assert browser.text("#state") == "Saving 1 answer"
-        assert browser.axe() == []
         assert 'revision": 1' not in page.file.read_text()
     finally:
         browser.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **offline})
