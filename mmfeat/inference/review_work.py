@@ -10,7 +10,9 @@ import numpy as np
 
 from mmfeat.audit.findings import Finding
 from mmfeat.common.errors import DataError, MmfeatError, RunError
-from mmfeat.common.labels import has_label
+from mmfeat.common.labels import has_label, split_labels
+from mmfeat.common.spelling import normal_name
+from mmfeat.common.text import quoted
 from mmfeat.data.review_items import Reason, ReviewItem
 from mmfeat.inference.review_queue import (
     about_in_sample,
@@ -74,12 +76,24 @@ def review_work(project: Project, run: str | None, *, n: int, split: str, answer
         notes.append(f"No row of a queue: {error}")
     if queue is not None and (known := in_sample(project, queue.model.name, queue.compared)):
         notes.append(f"{known[0].upper()}{known[1:]}: {about_in_sample(split)}")
+    notes += _about_separator(project)
     name = queue.model.name if queue is not None else audit.run if audit is not None else ""
     items = _of_findings(project, found, titles, run=name)
     if queue is not None:
         items += queue_items(project, queue)
     items += _of_rows(project, [(sample, [ANSWERED], None) for sample in answered])
     return ReviewWork(items=merged(items), run=name, notes=notes)
+
+
+def _about_separator(project: Project) -> list[str]:
+    """A note if corrections.csv cannot hold a class because its name has the separator of labels in it."""
+    separator = project.config.data.separator
+    names = project.manifest.classes
+    wrong = next((name for name in names if split_labels(name, separator) != [normal_name(name)]), None)
+    if wrong is None:
+        return []
+    what = f"Label {quoted(wrong)} has the separator {separator!r} in its name, so corrections.csv cannot hold it"
+    return [f"{what}. Set another separator under [data] in mmfeat.toml before you begin"]
 
 
 def merged(items: Iterable[ReviewItem]) -> list[ReviewItem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -93,6 +94,16 @@ def test_an_audit_that_is_out_of_date_says_so(own_folder):
     apply_review(project, answers)
     work = review_work(Project(own_folder), None, n=5, split="train")
     assert work.notes[0] == "The audit is out of date: the manifest has changed since. Run: mmfeat audit"
+
+
+def test_a_class_that_corrections_cannot_hold_is_named_before_anything_is_answered(own):
+    manifest = own.manifest
+    named = dataclasses.replace(manifest, classes=("two words", *manifest.classes[1:]))
+    audited(own, finding(manifest.ids[0]))
+    notes = review_work(own.derived(manifest=named), "no-run", n=2, split="train").notes
+    assert notes[-1].startswith(
+        "Label 'two words' has the separator ' ' in its name, so corrections.csv cannot hold it."
+    )
 
 
 # -- the command
