@@ -25,11 +25,14 @@ from mmfeat.project.encoding import ExtractionOptions, open_session
 from mmfeat.project.project import Project
 from mmfeat.project.thumbnails import picture_statistics
 
-VERSION = 1  # of the copies and the thresholds
+VERSION = 2  # of the copies and the thresholds
 SAMPLE = 250  # pictures or captions
 _FEWEST = 20  # from which on a threshold is calibrated
 _MISSED = 0.01  # share of the copies below an encoder's threshold
 _UNRELATED = 0.995  # share of unrelated neighbours below the threshold of pixels, if the copies are far enough above
+_TOWARDS_COPIES = (
+    0.6  # where between the two the threshold of pixels lies: unrelated pairs are many more than the sample has
+)
 _BOUNDS = 0.55, 0.8  # of the threshold of pixels
 
 
@@ -102,7 +105,7 @@ class DuplicateThresholds:
         return float(np.quantile(cosines, _MISSED)) if len(cosines) else None
 
     def _of_pixels(self) -> float | None:
-        """Midway between the similarities of copies and of unrelated neighbours, within bounds."""
+        """A value between the similarities of unrelated neighbours and of copies, within bounds."""
         from mmfeat.extraction.thumbnail_making import thumbnail_of
 
         if len(self._copies) < _FEWEST:
@@ -116,7 +119,7 @@ class DuplicateThresholds:
         nearest = neighbours(turn_invariant(miniatures[:n]), min(6, n - 1)).rows
         unlike = pixel_similarity(miniatures, np.repeat(np.arange(n), nearest.shape[1]), nearest.ravel())
         low, high = float(np.quantile(unlike, _UNRELATED)), float(np.quantile(alike, _MISSED))
-        return float(np.clip((low + high) / 2, *_BOUNDS)) if high > low else SIMILAR
+        return float(np.clip(low + _TOWARDS_COPIES * (high - low), *_BOUNDS)) if high > low else SIMILAR
 
     @functools.cached_property
     def _copies(self) -> dict[int, list[bytes]]:
