@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from results_folder import device_name, write_results
 
 from mmfeat.audit.checks import AuditInput, Embeddings
-from mmfeat.audit.copies import Copies, picture_copies
+from mmfeat.audit.copy_search import Copies, picture_copies
 from mmfeat.audit.neighbours import neighbours
 from mmfeat.common.files import digest_bytes
 from mmfeat.config.schema import MODALITIES

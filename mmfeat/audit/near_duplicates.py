@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmfeat.audit.checks import AuditInput, register_check
-from mmfeat.audit.copies import Copies, caption_copies, picture_copies
+from mmfeat.audit.copy_search import Copies, caption_copies, picture_copies
 from mmfeat.audit.findings import CheckResult, Finding
 from mmfeat.common.text import counted, shown
 

@@ -1,7 +1,8 @@
 """Registration: how well two miniatures agree once one of them is turned, scaled and shifted onto the other.
 
 The position is found by Gauss-Newton steps from the coarse match, first on blurred pictures. The similarity compares edges
-rather than brightness: two skies look alike, and their edges do not.
+rather than brightness, and strong edges count little more than weak ones: two horizons look alike, and what is above and
+below them does not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _LARGEST_STEP = np.array([0.08, 1.5, 0.08, 1.5], np.float32)
 _FARTHEST = np.array([0.35, 6.0, 0.35, 6.0], np.float32)
 _DAMPING = np.diag([50.0, 1.0, 50.0, 1.0]).astype(np.float32)
 _NOISE = 4.0  # variance in grey levels that says nothing
-_EDGE_NOISE = 0.5
+_STRONG = 8.0  # slope in grey levels a pixel that counts half as much as the steepest edge
+_EDGE_NOISE = 0.008  # square of a slope, on that scale from 0 to 1
 
 
 def pixel_similarity(miniatures: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -83,7 +85,7 @@ def edge_similarity(first: np.ndarray, second: np.ndarray, position: np.ndarray)
     inner = inside[:, 1:-1, 1:-1]  # every neighbour of a pixel must be inside
     inner = inner * inside[:, 2:, 1:-1] * inside[:, :-2, 1:-1] * inside[:, 1:-1, 2:] * inside[:, 1:-1, :-2]
     mask = np.pad(inner, ((0, 0), (1, 1), (1, 1)))[:, None]
-    (a, b), (c, d) = _edges(first), _edges(warped)
+    (a, b), (c, d) = _evened(*_edges(first)), _evened(*_edges(warped))
     noise = _EDGE_NOISE * first.shape[1] * mask.sum((1, 2, 3))
     sums = [((x * y + z * w) * mask).sum((1, 2, 3)) for x, y, z, w in ((a, c, b, d), (a, a, b, b), (c, c, d, d))]
     return (sums[0] / np.sqrt((sums[1] + noise) * (sums[2] + noise)).clip(1e-6)).clip(0, 1).astype(np.float32)
@@ -124,6 +126,12 @@ def _edges(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     across[..., 1:-1] = (pictures[..., 2:] - pictures[..., :-2]) / 2
     down[..., 1:-1, :] = (pictures[..., 2:, :] - pictures[..., :-2, :]) / 2
     return across, down
+
+
+def _evened(across: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes `(P, 3, 32, 32)` scaled so that their length, over all colours, grows from 0 to 1."""
+    steepness = np.sqrt((across**2 + down**2).mean(1, keepdims=True))
+    return across / (_STRONG + steepness), down / (_STRONG + steepness)
 
 
 def _blurred(pictures: np.ndarray, times: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmfeat.audit.copies import PIXELS, SIMILAR
+from mmfeat.audit.copy_search import PIXELS, SIMILAR
 from mmfeat.audit.miniatures import turn_invariant
 from mmfeat.audit.neighbours import neighbours
 from mmfeat.audit.registration import pixel_similarity

@@ -9,7 +9,7 @@ import numpy as np
 from helpers.edits import edited
 from PIL import Image
 
-from mmfeat.audit.copies import PIXELS
+from mmfeat.audit.copy_search import PIXELS
 from mmfeat.encoders.decoding import USUAL
 from mmfeat.extraction.sample_copies import KINDS, caption_variants, copies_of
 from mmfeat.project.duplicate_thresholds import DuplicateThresholds

@@ -8,7 +8,7 @@ from helpers.images import textured
 from PIL import Image, ImageOps
 
 from mmfeat.audit.checks import AuditInput, Embeddings, Predictions
-from mmfeat.audit.copies import caption_copies, picture_copies
+from mmfeat.audit.copy_search import caption_copies, picture_copies
 from mmfeat.audit.leakage import find_leakage, leaked_rows
 from mmfeat.audit.miniatures import SYMMETRIES, coarse_match, grey, turn_invariant, turned, window_views
 from mmfeat.audit.near_duplicates import contradicting, find_near_captions, find_near_duplicates, majority
