@@ -18,8 +18,8 @@ from mmfeat.audit.registration import pixel_similarity
 PIXELS = "pixels"  # the name of a threshold beside those of encoders
 SIMILAR = 0.63  # similarity of the pixels of two copies, where none was calibrated
 _WORDS = 0.7  # share of words that two captions have in common
-_COSINE = 0.98  # of two images without pixels to compare, where none was calibrated
-_TURNED = 0.9  # cosine of descriptors from which pictures are compared
+_COSINE = 0.98  # from which two images without pixels to compare are near-duplicates
+_TURNED, _CROPPED = 0.95, 0.9  # cosine of descriptors of turned pictures, and of crops, which embeddings find better
 _NEAREST = 6  # rows that each row is compared with
 _BLOCK = 8192
 
@@ -127,20 +127,17 @@ def _near_pictures(given: AuditInput, rows: np.ndarray) -> Iterator[_Near]:
         here = rows[one.present[rows]] if one.modality == "image" else rows[:0]
         if len(here) < 2:
             continue
-        cosine = given.thresholds.get(name)
-        first, second, cosines, recall = _nearest_pairs(given, name, here, 0.0 if cosine is None else cosine)
-        if pictures is None:
-            close = cosines >= (_COSINE if cosine is None else cosine)
-            yield _near(first, second, cosines, close, recall=recall)
-            continue
-        pixels = pictures.known[first] & pictures.known[second]
-        similarity = np.zeros(len(first), np.float32)
-        similarity[pixels] = pixel_similarity(pictures.miniature, first[pixels], second[pixels])
+        first, second, cosines, recall = _nearest_pairs(given, name, here, given.thresholds.get(name, 0.0))
+        similarity = np.where(cosines >= _COSINE, cosines, 0)
+        if pictures is not None:
+            pixels = pictures.known[first] & pictures.known[second]
+            similarity[pixels] = pixel_similarity(pictures.miniature, first[pixels], second[pixels])
         yield _near(first, second, similarity, similarity >= threshold, recall=recall)
     here = rows[:0] if pictures is None else rows[pictures.known[rows]]
     if len(here) > 1:
+        least = _TURNED if any(one.modality == "image" for one in given.embeddings.values()) else _CROPPED
         blocks = [turn_invariant(pictures.miniature[here[at : at + _BLOCK]]) for at in range(0, len(here), _BLOCK)]
-        first, second, _, recall = _candidates(np.concatenate(blocks), here, _TURNED)
+        first, second, _, recall = _candidates(np.concatenate(blocks), here, least)
         similarity = pixel_similarity(pictures.miniature, first, second)
         yield _near(first, second, similarity, similarity >= threshold, recall=recall)
 

@@ -7,9 +7,12 @@ below them does not.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from mmfeat.audit.miniatures import SIDE, SYMMETRIES, coarse_match, grey, turned, window_views
+from mmfeat.common.machine import usable_cores
 
 COARSE = 0.75  # correlation of the coarse match from which pictures are registered
 _PAIRS = 1024  # at a time: bounds memory
@@ -35,10 +38,15 @@ def pixel_similarity(miniatures: np.ndarray, first: np.ndarray, second: np.ndarr
     first, second : np.ndarray
         `(P,)` rows. Pairs whose coarse match is below :data:`COARSE` have similarity 0.
     """
+    order = np.lexsort((second, first))  # a block of pairs reads few miniatures
     similarity = np.zeros(len(first), np.float32)
-    for start in range(0, len(first), _PAIRS):
-        some = slice(start, start + _PAIRS)
+
+    def compare(some: np.ndarray) -> None:
         similarity[some] = _similarity(miniatures, first[some], second[some])
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for done in [pool.submit(compare, order[at : at + _PAIRS]) for at in range(0, len(order), _PAIRS)]:
+            done.result()
     return similarity
 
 

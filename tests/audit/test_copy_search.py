@@ -90,16 +90,14 @@ def statistics(miniatures: np.ndarray) -> PictureStatistics:
 
 
 def given_of(miniatures: np.ndarray, **more) -> AuditInput:
-    """Rows of which the first half is train, the other val; embeddings that know nothing of the pictures."""
+    """Rows of which the first half is train, the other val; without embeddings."""
     n = len(miniatures)
     keys = np.random.default_rng(1).integers(1, 256, (n, 32), dtype=np.uint8)
-    values = np.random.default_rng(2).normal(size=(n, 8)).astype(np.float32)
     given = {
         "ids": np.array([f"{i}.jpg" for i in range(n)], object),
         "labels": np.tile(np.array([[1, 0, 0]], np.int8), (n, 1)),
         "split": np.repeat(np.array(["train", "val"], object), n // 2),
         "classes": ("dog", "cat", "<b>"),
-        "embeddings": {"image": Embeddings(modality="image", values=values, present=np.ones(n, bool))},
         "keys": {"image": keys},
         "has": {"image": np.ones(n, bool)},
         "pictures": statistics(miniatures),
@@ -113,7 +111,7 @@ def planted() -> np.ndarray:
     return np.concatenate([ORIGINALS[:20], copies, ORIGINALS[20:30]])
 
 
-def test_copies_are_found_without_help_from_the_embeddings():
+def test_copies_are_found_without_embeddings():
     found = picture_copies(given_of(planted()))
     whole = [row for row, kind in enumerate(ALTERED) if kind not in ("four fifths",)]  # a small crop needs an encoder
     assert set(map(tuple, found.clusters())) >= {(row, 20 + row) for row in whole}
@@ -136,6 +134,19 @@ def test_without_pixels_the_cosine_decides():
     image = {"image": Embeddings(modality="image", values=values, present=np.ones(40, bool))}
     found = picture_copies(given_of(planted(), embeddings=image, pictures=None))
     assert [tuple(one) for one in found.clusters()] == [(3, 25)]
+
+
+def test_pictures_that_are_gone_are_compared_by_their_embeddings():
+    values = np.random.default_rng(2).normal(size=(40, 64)).astype(np.float32)
+    values[25], values[35] = values[3], values[15]
+    pictures = statistics(planted())
+    pictures.known[25] = False
+    image = {"image": Embeddings(modality="image", values=values, present=np.ones(40, bool))}
+    clusters = [
+        tuple(one) for one in picture_copies(given_of(planted(), embeddings=image, pictures=pictures)).clusters()
+    ]
+    assert (3, 23, 25) in clusters
+    assert (15, 35) not in clusters  # their pixels are known, and differ
 
 
 def test_near_duplicates_come_with_their_copies_and_contradictions_first():
@@ -167,7 +178,7 @@ def test_most_copies_propose_the_labels():
 
 
 def test_identical_files_are_copies_without_any_embedding():
-    given = given_of(ORIGINALS, embeddings={}, pictures=None)
+    given = given_of(ORIGINALS, pictures=None)
     given.keys["image"][7] = given.keys["image"][3]
     given.keys["image"][9] = given.keys["image"][3]
     found = picture_copies(given)
