@@ -29,6 +29,7 @@ ORDER = (
     "heads",
     "runs",
     "selftraining",
+    "audit",
     "estimator",
     "predictor",
     "serving",
@@ -47,6 +48,7 @@ ARRAYS_ONLY = {
     "heads",
     "runs",
     "selftraining",
+    "audit",
     "estimator",
 }  # right of the store
 

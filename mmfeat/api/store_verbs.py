@@ -1,4 +1,4 @@
-"""The commands about encoders, the store and reviews, as methods of a project."""
+"""The commands about encoders, the store, audits and reviews, as methods of a project."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from mmfeat.api.open_project import OpenProject, Settings, joined_settings, texts, verb
 from mmfeat.common.errors import ConfigError
-from mmfeat.config.read_keys import TOP, decision_keys
+from mmfeat.config.read_keys import TOP, audit_keys, decision_keys
 
 if TYPE_CHECKING:
     from mmfeat.report.settings_table import SettingsResult
     from mmfeat.workflows.add_encoder import AddedEncoder
+    from mmfeat.workflows.apply_groups import AppliedGroups
     from mmfeat.workflows.apply_review import AppliedReview
+    from mmfeat.workflows.audit import AuditResult
     from mmfeat.workflows.encoders import Encoders
     from mmfeat.workflows.review import ReviewResult
     from mmfeat.workflows.status import StatusResult
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class StoreVerbs(OpenProject):
-    """Commands about encoders, the store and reviews."""
+    """Commands about encoders, the store, audits and reviews."""
 
     @verb
     def status(
@@ -168,6 +170,56 @@ class StoreVerbs(OpenProject):
 
         ids = None if ids is None else str(ids)
         return import_embeddings(self._snapshot(None, {}), name, str(file), ids, array=array)
+
+    @verb
+    def audit(
+        self,
+        run: str | None = None,
+        *,
+        fail_on: str | Sequence[str] = (),
+        out: str | Path | None = None,
+        folds: int | None = None,
+        threshold: float | str | None = None,
+        metric: str | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> AuditResult:
+        """Look for label errors, near-duplicates, leakage, outliers and other problems of the data.
+
+        Parameters
+        ----------
+        run : str, optional
+            A run, or an encoder with a linear probe; the best run on val, if None.
+        fail_on : str or sequence of str
+            Names of checks; `.failed` names those with findings.
+        out : Path, optional
+            The file to write; audit.csv in the project, if None.
+        folds : int, optional
+            Folds of the run that is trained if there is none in folds.
+        """
+        from mmfeat.workflows.audit import audit
+
+        options = {
+            "fuse.folds": folds,
+            "predict.threshold": threshold,
+            "metric": metric,
+            "seed": seed,
+            "device": device,
+        }
+        project = self._snapshot(settings, options, audit_keys)
+        names = fail_on.split(",") if isinstance(fail_on, str) else fail_on
+        return audit(
+            project, run, fail_on=[name.strip() for name in names if name.strip()], out=out, overwrite=overwrite
+        )
+
+    @verb
+    def apply_groups(self, *, overwrite: bool = False) -> AppliedGroups:
+        """Write the near-duplicates of the last audit to groups.csv, so that `init` keeps them in one split."""
+        from mmfeat.workflows.apply_groups import apply_groups
+
+        return apply_groups(self._snapshot(None, {}), overwrite=overwrite)
 
     @verb
     def review(

@@ -49,6 +49,7 @@ LEFT_OUT = {
     "runs": {"rename", "delete", "note"},  # rename_run(old, new), delete_run(name), note_run(name, text)
     "serve": None,  # runs until it is ended
     "predict": {"model"},  # mmfeat.predict(model, ...)
+    "audit": {"apply"},  # apply_groups()
     "review": {"apply", "undo"},  # apply_review(file), undo_review()
 }
 

@@ -72,12 +72,18 @@ DECISION = {"--threshold": Opt("0.3"), "--empty": Opt("none"), "--calibration": 
 SHIPPED = {**DECISION, "--metric": Opt("map", acts=[["--threshold", "tuned"]], refused=[[]]), "--device": DEVICE}
 ROWS, TABLE, PICTURES, CAPTIONED = [], ["new.csv"], ["photos/"], ["photos/", "--captions", "c.csv"]
 ONE, MODEL = ["a.jpg"], ["--model", "m"]
+GROUPS = ["--apply", "groups"]
 APPLY, UNDO, REVIEWED = ["--apply", "f.csv"], ["--undo"], ["crossattn-1"]
 
 
 def written(value: str, **more) -> Opt:
     """An option of `review` that acts when a review is written."""
     return Opt(value, refused=[APPLY, UNDO], **more)
+
+
+def audited(value: str, **more) -> Opt:
+    """An option of `audit` that acts when the data are looked at."""
+    return Opt(value, refused=[GROUPS], **more)
 
 
 def listed(value: str, **more) -> Opt:
@@ -239,6 +245,22 @@ COMMANDS = {
             "--yes": Opt(
                 acts=[["--encoder-every", "1"]], refused=[[]], by="test_encoder_rounds_are_asked_for_without_yes"
             ),
+        },
+    ),
+    "audit": Spec(
+        [],
+        ["audit.audit", "apply_groups.apply_groups"],
+        {
+            "--fail-on": audited("leakage,label"),
+            "--out": audited("x.csv"),
+            "--apply": Opt("groups"),
+            "--folds": audited("3"),
+            "--threshold": audited("0.3"),
+            "--metric": audited("map"),
+            "--seed": audited("3"),
+            "--device": audited("cpu"),
+            "--overwrite": Opt(acts=[[], GROUPS]),
+            "--set": audited("fuse.linear.lr=0.1", elsewhere={"selftrain.rounds=2": []}),
         },
     ),
     "review": Spec(

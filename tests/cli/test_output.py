@@ -29,6 +29,7 @@ COMMANDS = {
     "selftrain": ["selftrain", "--head", "linear", "--rounds", "1"],
     "sweep fuse": ["sweep", "fuse", "--head", "linear", "--lr", "1e-3,1e-2", "--seeds", "2"],
     "sweep finetune": ["sweep", "finetune", "text", "--lr", "1e-4,5e-4", "--epochs", "1"],
+    "audit": ["audit", "--folds", "2", "--set", "fuse.head=linear"],
     "review": ["review", "--n", "3"],
     "predict": ["predict"],
     "predict one": ["predict", "--caption", "a red circle"],
