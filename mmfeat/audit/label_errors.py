@@ -17,6 +17,7 @@ import numpy as np
 from mmfeat.audit.checks import AuditInput, register_check
 from mmfeat.audit.findings import CheckResult, Finding
 from mmfeat.audit.label_noise import class_blocks, fit_label_noise
+from mmfeat.audit.other_labels import logits_by_other_labels
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.text import counted, shown
 
@@ -84,6 +85,8 @@ def confident_errors(labels: np.ndarray, probs: np.ndarray) -> ErrorCounts:
 def label_quality(labels: np.ndarray, logits: Sequence[np.ndarray]) -> np.ndarray:
     """The probability that each known label is right, by several models together, `(N, K)` float32; NaN for an unknown one.
 
+    The given labels of a row's other classes are read, too.
+
     Parameters
     ----------
     labels : np.ndarray
@@ -91,7 +94,9 @@ def label_quality(labels: np.ndarray, logits: Sequence[np.ndarray]) -> np.ndarra
     logits : sequence of np.ndarray
         `(N, K)` by each model, out of fold.
     """
-    return 1 - fit_label_noise(labels, logits).wrong(labels, logits)
+    by_others = logits_by_other_labels(labels)
+    inputs = list(logits) if by_others is None else [*logits, by_others]
+    return 1 - fit_label_noise(labels, inputs, n_models=len(logits)).wrong(labels, inputs)
 
 
 def suspicious(quality: np.ndarray) -> np.ndarray:

@@ -68,12 +68,21 @@ class LabelNoise:
         return if_true / np.maximum(if_true + if_false, 1e-300)
 
 
-def fit_label_noise(labels: np.ndarray, logits: Sequence[np.ndarray], steps: int = STEPS) -> LabelNoise:
-    """Fit the model to given labels `(N, K)` and the logits `(N, K)` of M models, out of fold. Unknown labels are left out."""
+def fit_label_noise(
+    labels: np.ndarray, logits: Sequence[np.ndarray], *, n_models: int | None = None, steps: int = STEPS
+) -> LabelNoise:
+    """Fit the model to given labels `(N, K)` and the logits `(N, K)` of M models, out of fold. Unknown labels are left out.
+
+    Parameters
+    ----------
+    n_models : int, optional
+        The weights are drawn towards the mean of the first models, by default of all; those of others towards 0.
+    """
+    n_models = len(logits) if n_models is None else n_models
     n, k = labels.shape
     rows = slice(None, None, -(-n * k // _FITTED) or 1)
     labels, logits = labels[rows], [one[rows] for one in logits]
-    prior = np.append(np.full(len(logits), 1 / len(logits)), 0.0)
+    prior = np.where(np.arange(len(logits) + 1) < n_models, 1 / n_models, 0.0)
     noise = LabelNoise(weights=np.tile(prior, (k, 1)), missed=np.full(k, _FEW), added=np.full(k, _FEW))
     for _ in range(steps):
         weights, counts = noise.weights.copy(), np.zeros((4, k))

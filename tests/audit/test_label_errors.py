@@ -14,6 +14,7 @@ from mmfeat.audit.label_errors import (
     suspicious,
 )
 from mmfeat.audit.label_noise import class_blocks, fit_label_noise
+from mmfeat.audit.other_labels import logits_by_other_labels
 from mmfeat.common.labels import sigmoid
 
 
@@ -158,3 +159,21 @@ def test_many_labels_are_fitted_on_some_of_the_rows(monkeypatch):
     whole = average_precision(labels != truth, label_quality(labels, logits))
     monkeypatch.setattr("mmfeat.audit.label_noise._FITTED", labels.size // 4)
     assert average_precision(labels != truth, label_quality(labels, logits)) > whole - 0.02
+
+
+def test_a_label_is_predicted_by_the_others_of_its_row_and_not_by_itself():
+    rng = np.random.default_rng(0)
+    first = (rng.random(3000) < 0.3).astype(np.int8)
+    both = np.stack([first, np.where(rng.random(3000) < 0.1, 1 - first, first), rng.random(3000) < 0.5], 1).astype(
+        np.int8
+    )
+    found = logits_by_other_labels(both)
+    assert ((found[:, 1] > 0) == (both[:, 0] == 1)).all()
+    assert np.abs(found[:, 2]).max() < 0.5  # independent of both
+    changed = both.copy()
+    changed[7, 1] = 1 - changed[7, 1]
+    assert np.abs(logits_by_other_labels(changed)[7, 1] - found[7, 1]) < 0.05
+    unknown = both.copy()
+    unknown[:, 2] = -1
+    assert np.isfinite(logits_by_other_labels(unknown)).all()
+    assert logits_by_other_labels(both[:, :1]) is None

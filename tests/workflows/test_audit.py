@@ -138,7 +138,7 @@ def test_fail_on_a_finding_is_exit_code_3_and_the_files_are_written(audited, tmp
     folder = shutil.copytree(audited[0], tmp_path / "project")
     (folder / "audit.csv").unlink()
     options = ["--folds", "2", "--set", "fuse.head=linear", "--set", "fuse.seeds=1"]
-    done = run_cli("audit", *options, "--fail-on", "unreadable, label", "--json", cwd=folder, check=False)
+    done = run_cli("audit", *options, "--fail-on", "unreadable, near_duplicate", "--json", cwd=folder, check=False)
     assert done.returncode == 3
     found = json.loads(done.stdout)
     assert any("exit code 3" in line for line in found["lines"])
