@@ -19,9 +19,11 @@ from mmfeat.cli.finetune import finetune_command
 from mmfeat.cli.fuse import fuse_command
 from mmfeat.cli.init import init_command
 from mmfeat.cli.predict import predict_command
+from mmfeat.cli.report import report_command
 from mmfeat.cli.reproduce import reproduce_command
 from mmfeat.cli.review import review_command
 from mmfeat.cli.runs import runs_command
+from mmfeat.cli.search import search_command
 from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.serve import serve_command
 from mmfeat.cli.status import status_command
@@ -50,6 +52,8 @@ COMMANDS = (
     evaluate_command,
     compare_command,
     runs_command,
+    report_command,
+    search_command,
     export_command,
     serve_command,
     store_command,

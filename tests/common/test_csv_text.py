@@ -75,7 +75,7 @@ def test_predictions(label_column, top_k):
 
 
 def test_evaluations():
-    from mmfeat.workflows.evaluate import class_table
+    from mmfeat.report.evaluation_table import class_table
 
     table = rows_of(class_table(figures(), CLASSES))
     assert is_guarded(class_table(figures(), CLASSES))

@@ -76,7 +76,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(plain=plain, count=count, figure=figure, percent=percent)
+    environment.filters.update(plain=plain, count=count, figure=figure, percent=percent, sort_value=sort_value)
     return environment
 
 
@@ -100,3 +100,12 @@ def figure(number: float | None, digits: int = 3) -> str:
 def percent(number: float | None) -> str:
     """A share as per cent: `12 %`; a dash without a value."""
     return "–" if number is None or number != number else f"{100 * number:.0f} %"
+
+
+def sort_value(cell: Any) -> Any:
+    """The attribute that the script sorts a cell by: its value in full precision, where it is a number."""
+    value = getattr(cell, "value", None)
+    value = value.item() if hasattr(value, "item") else value  # of numpy
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return _markup(' data-value=""') if cell in ("", "-", "–") else ""
+    return _markup(f' data-value="{value:.6g}"')

@@ -22,6 +22,7 @@
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     for (const header of table.tHead.rows[0].cells) {
+      if (header.classList.contains("mark")) continue;
       const button = document.createElement("button");
       button.type = "button";
       button.append(...header.childNodes);
@@ -66,6 +67,7 @@
     const show = () => { for (const group of groups) group.hidden = choice.value !== "" && group.dataset.name !== choice.value; };
     choice.addEventListener("change", show);
     choice.closest(".controls").hidden = false;
+    choice.selectedIndex = 0;
     show();
   }
 
