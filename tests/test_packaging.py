@@ -71,6 +71,18 @@ def test_every_package_is_listed():
     assert listed == folders | {"mmfeat.cli"}
 
 
+def test_every_file_of_a_package_is_installed():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    patterns = {
+        ROOT / package.strip().replace(".", "/"): globs.replace(",", " ").split()
+        for package, globs in config["options.package_data"].items()
+    }
+    installed = {path for folder, globs in patterns.items() for one in globs for path in folder.glob(one)}
+    files = {p for p in (ROOT / "mmfeat").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert {p.relative_to(ROOT) for p in files - installed} == set()
+
+
 def test_pyproject_is_the_build_system_alone():
     import tomllib
 

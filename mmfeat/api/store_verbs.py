@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmfeat.workflows.audit import AuditResult
     from mmfeat.workflows.encoders import Encoders
     from mmfeat.workflows.review import ReviewResult
+    from mmfeat.workflows.serve_review import ServedReview
     from mmfeat.workflows.status import StatusResult
     from mmfeat.workflows.store import FeaturesResult, GarbageResult, VerifyResult
     from mmfeat.workflows.store_import import ImportResult
@@ -226,9 +227,13 @@ class StoreVerbs(OpenProject):
         self,
         run: str | None = None,
         *,
-        n: int = 50,
+        n: int | None = None,
         split: str = "unlabelled",
+        format: str = "csv",
         out: str | Path | None = None,
+        serve: bool = False,
+        port: int = 0,
+        no_browser: bool = False,
         threshold: float | str | None = None,
         empty: str | None = None,
         calibration: str | None = None,
@@ -236,25 +241,44 @@ class StoreVerbs(OpenProject):
         device: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,
-    ) -> ReviewResult:
-        """Write a table of the rows that are most worth labelling by hand.
+    ) -> ReviewResult | ServedReview:
+        """Write a table of the rows that are most worth labelling by hand, or show them on a page of this machine.
 
         Parameters
         ----------
         run : str, optional
             A run, or an encoder with a linear probe; the best run on val, if None.
-        n : int
-            Number of rows.
+        n : int, optional
+            Number of rows; 50, or 500 with `serve`, if None.
         split : str
             `unlabelled`; or `train` or `val`: labelled rows whose labels the model contradicts.
+        format : str
+            `csv`, or `label-studio` or `coco`: a file for another tool.
         out : Path, optional
-            The file to write; review.csv in the project, if None.
+            The file to write; review.csv, review.json or, with `serve`, review.jsonl in the project, if None.
+        serve : bool
+            Show the rows and the findings of the audit on a page until the kernel or Ctrl-C interrupts it. Answers are
+            saved in review.jsonl.
+        port : int
+            The port of the page; 0: a free one.
+        no_browser : bool
+            Whether not to open the page in a browser.
         """
-        from mmfeat.workflows.review import review
-
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
-        return review(project, run, n=n, split=split, out=out, overwrite=overwrite)
+        if serve:
+            from mmfeat.workflows import serve_review as served
+
+            if format != "csv" or overwrite:
+                raise ConfigError("format and overwrite are of a file to fill in. Leave them out, or serve")
+            n = served.DEFAULT_N if n is None else n
+            return served.serve_review(project, run, n=n, split=split, out=out, port=port, browser=not no_browser)
+        if port or no_browser:
+            raise ConfigError("port and no_browser are of a page. Leave them out, or set serve=True")
+        from mmfeat.workflows import review as written
+
+        n = written.DEFAULT_N if n is None else n
+        return written.review(project, run, n=n, split=split, format=format, out=out, overwrite=overwrite)
 
     @verb
     def apply_review(self, file: str | Path, *, overwrite: bool = False) -> AppliedReview:

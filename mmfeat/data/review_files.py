@@ -106,7 +106,8 @@ def _coco(file: Path, content: dict[str, Any], names: AnswerNames, *, manifest: 
     given = {}
     for number, image in answered:
         where, place = f"{file}: image {number}", f"image {number}"
-        sample = image.get(ID) or own_ids.get(_name(image.get("file_name") or ""))
+        name = image.get("file_name") or ""
+        sample = image.get(ID) or own_ids.get(name) or own_ids.get(_last(name))
         if sample is None:
             raise DataError(
                 f"{where}: has no {ID!r}, and its file_name is not that of exactly one row. Give it one of them, or {_OTHERWISE}"
@@ -117,13 +118,13 @@ def _coco(file: Path, content: dict[str, Any], names: AnswerNames, *, manifest: 
 
 
 def _ids_by_file(images: Sequence[str], ids: Sequence[str]) -> dict[str, str | None]:
-    """The id of each image's file name; None for a name that several rows have."""
+    """The id of each image by its path in the source and by its last part; None for one that several rows have."""
     found: dict[str, str | None] = {}
     for image, sample in zip(images, ids, strict=True):
-        if image:
-            found[_name(image)] = None if _name(image) in found else sample
-    return found
+        for name in dict.fromkeys((image, _last(image))):
+            found[name] = None if name in found else sample
+    return found | {"": None}
 
 
-def _name(path: str) -> str:
+def _last(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]

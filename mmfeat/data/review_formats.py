@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.text import quoted
@@ -67,22 +67,26 @@ def label_studio_config(classes: Sequence[str], *, pictured: bool) -> str:
             *(f"    <Choice value={quoteattr(name, whitespace)}/>" for name in classes),
             "  </Choices>",
             '  <Text name="why" value="$why"/>',
-            f"  <!-- {escape('of mmfeat review: mmfeat review --apply reads what is exported as JSON')} -->",
             "</View>",
             "",
         ]
     )
 
 
-def coco_review(items: Sequence[ReviewItem], classes: Sequence[str]) -> str:
+def coco_review(
+    items: Sequence[ReviewItem], classes: Sequence[str], *, names: Sequence[str], sizes: Sequence[tuple[int, int]]
+) -> str:
     """Images, categories, and the proposed labels as annotations without boxes, as JSON.
+
+    `names` are those of the images in the source, `sizes` their width and height, 0 where they are unknown.
 
     Each image has `reviewed` = false: an image counts as answered if a tool or a person sets it to true, or leaves it out.
     """
     number = {name: k + 1 for k, name in enumerate(classes)}
     images, annotations = [], []
-    for at, item in enumerate(items, start=1):
-        image = {"id": at, "file_name": item.image, ID: item.id, "caption": item.caption}
+    for at, (item, name, (width, height)) in enumerate(zip(items, names, sizes, strict=True), start=1):
+        image = {"id": at, "file_name": name, "width": width, "height": height, ID: item.id}
+        image["caption"] = item.caption
         images.append({**image, "reviewed": False, "why": item.why})
         for name in item.proposed if item.proposed is not None else item.given or ():
             score = {"score": round(item.probabilities[name], 4)} if name in item.probabilities else {}

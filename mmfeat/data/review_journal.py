@@ -25,6 +25,7 @@ from mmfeat.data.review_answers import AnswerNames, Answers
 
 FILE, FORMAT = "review.jsonl", 1
 _HEAD = {"mmfeat": "answers of mmfeat review --serve", "format": FORMAT}
+_HEAD_LINE = (json.dumps(_HEAD) + "\n").encode("ascii")
 _HEAD_SHAPE: Shape = {"mmfeat": str, "format": Number(int, low=1, high=FORMAT)}
 _SHAPE: Shape = {
     "revision": Number(int, low=1),
@@ -182,6 +183,6 @@ def _lines(file: Path) -> tuple[list[dict[str, Any]], int]:
             raise DataError(f"{file}:{number}: is damaged: {why}. Remove the line and all below it, or the file")
         found += [values] if number > 1 else []
         size += len(line) + 1
-    if content and not size and content.strip(b"\0"):
+    if not size and not _HEAD_LINE.startswith(content):
         raise DataError(f"{file}: is not a file of answers of mmfeat review --serve. Name another")
     return found, size

@@ -45,12 +45,7 @@ def thumbnail_of(data: bytes, decoding: Decoding) -> Thumbnail:
     UnreadSample
         The decoder of its format is not installed.
     """
-    try:
-        image = decode_image(data, decoding, LONGEST_SIDE)
-    except (UnreadSample, MemoryError):
-        raise
-    except Exception as error:  # decoders raise various errors
-        raise UndecodableSample(error) from None
+    image = _decoded(data, decoding, LONGEST_SIDE)
     reduced = reduction_of(image)
     width, height = image.size if reduced is None else reduced.size
     small = shrunk(image)
@@ -59,11 +54,25 @@ def thumbnail_of(data: bytes, decoding: Decoding) -> Thumbnail:
     return Thumbnail(jpeg_of(small), width, height, len(data), float(pixels.std(0).max()), miniature)
 
 
-def shrunk(image: Image.Image) -> Image.Image:
-    """The image with its longest side at most :data:`LONGEST_SIDE`, without metadata."""
+def picture_of(data: bytes, decoding: Decoding, side: int) -> bytes:
+    """A JPEG of an image file's bytes: upright, at most `side` pixels a side, without metadata. Raises as :func:`thumbnail_of`."""
+    return jpeg_of(shrunk(_decoded(data, decoding, side), side))
+
+
+def _decoded(data: bytes, decoding: Decoding, side: int) -> Image.Image:
+    try:
+        return decode_image(data, decoding, side)
+    except (UnreadSample, MemoryError):
+        raise
+    except Exception as error:  # decoders raise various errors
+        raise UndecodableSample(error) from None
+
+
+def shrunk(image: Image.Image, side: int = LONGEST_SIDE) -> Image.Image:
+    """The image with its longest side at most `side`, without metadata."""
     reduced = reduction_of(image)
     width, height = image.size if reduced is None else reduced.size
-    scale = min(1.0, LONGEST_SIDE / max(width, height))
+    scale = min(1.0, side / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = image.resize(size, Image.Resampling.LANCZOS, box=reduced and reduced.box)
     small.info = {}

@@ -153,6 +153,28 @@ def queue_items(project: Project, queue: ReviewQueue) -> list[ReviewItem]:
     ]
 
 
+def about_in_sample(split: str) -> str:
+    """What it means that a run was trained on the rows of a queue, and what to do about it."""
+    if split == "unlabelled":
+        return (
+            "the run was trained on their pseudo-labels and is over-confident there. "
+            "For a run without pseudo-labels: mmfeat fuse"
+        )
+    return (
+        "the run was trained on their labels and may have memorised them. "
+        "For out-of-fold predictions: mmfeat fuse --folds 5"
+    )
+
+
+def predictions_of(project: Project, model: NamedModel, rows: np.ndarray) -> dict[int, dict[str, float]]:
+    """Probabilities of each row's predicted and likely classes, by row; rows without an input of the model are left out."""
+    found, classes = _candidates(project, model, rows), project.manifest.classes
+    return {
+        row: dict(likely_classes(found.probs[at], found.predicted[at], classes))
+        for at, row in enumerate(found.rows.tolist())
+    }
+
+
 def unreviewed(project: Project, rows: np.ndarray) -> np.ndarray:
     """The rows that are not in corrections.csv."""
     seen = corrected_ids(project.root / CORRECTIONS, project.manifest.columns["id"])

@@ -94,7 +94,8 @@ def _apply(project: Project, file: Path, overwrite: bool) -> AppliedReview:
     separator, corrections = project.config.data.separator, root / CORRECTIONS
     answers = read_review(file, before, separator=separator)
     if not answers.given:
-        raise DataError(f"{file}: no row is filled in. Fill in its column labels, then: mmfeat review --apply {file}")
+        what = "Answer some of its rows" if file.suffix.lower() in (".json", ".jsonl") else "Fill in its column labels"
+        raise DataError(f"{file}: no row is filled in. {what}, then: mmfeat review --apply {file}")
     data = add_answers(corrections, answers.given, before.columns, separator=separator)
     _forget_unstarted(root)
     states = _states(project)

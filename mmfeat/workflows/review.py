@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from mmfeat.project.project import Project
 from mmfeat.project.staleness import in_sample
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
+
+DEFAULT_N = 50
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -87,7 +90,7 @@ def review(
     project: Project,
     run: str | None = None,
     *,
-    n: int = 50,
+    n: int = DEFAULT_N,
     split: str = "unlabelled",
     format: str = CSV,
     out: Path | str | None = None,
@@ -132,12 +135,14 @@ def review(
         made, config = outputs.write(file, review_bytes(columns), known=True), None
     else:
         made, config = _write_other(project, queue, outputs, file=file, format=format)
+    return _result(project, queue, columns=columns, file=file, made=made, format=format, config=config)
+
+
+def _result(project: Project, queue: ReviewQueue, **written: Any) -> ReviewResult:
     return ReviewResult(
-        file=file,
-        made=made,
         run=queue.model.name,
         chosen=queue.chosen,
-        split=split,
+        split=queue.split,
         n_rows=len(queue.best.rows),
         n_candidates=len(queue.compared),
         n_reviewed=queue.n_reviewed,
@@ -145,9 +150,7 @@ def review(
         without_prediction=queue.without_prediction,
         in_sample=in_sample(project, queue.model.name, queue.compared),
         nothing=nothing_mark(project.manifest.classes),
-        columns=columns,
-        format=format,
-        config=config,
+        **written,
     )
 
 
@@ -155,14 +158,19 @@ def _write_other(
     project: Project, queue: ReviewQueue, outputs: Outputs, *, file: Path, format: str
 ) -> tuple[bool, Path | None]:
     """Write a review in the format of another tool: whether it is new, and the configuration beside it."""
-    from mmfeat.project.thumbnails import thumbnails
+    from mmfeat.project.thumbnails import picture_statistics, thumbnails
 
-    items, classes = queue_items(project, queue), project.manifest.classes
-    if format == COCO:
-        return outputs.write(file, coco_review(items, classes)), None
+    items, rows, classes = queue_items(project, queue), queue.best.rows, project.manifest.classes
     pictured = any(item.image for item in items)
+    if format == COCO:
+        sizes = [(0, 0)] * len(items)
+        if pictured:
+            measured = picture_statistics(project, rows)
+            sizes = list(zip(measured.width.tolist(), measured.height.tolist(), strict=True))
+        names = project.manifest.images[rows].tolist()
+        return outputs.write(file, coco_review(items, classes, names=names, sizes=sizes)), None
     config = label_studio_config(classes, pictured=pictured)
-    pictures = thumbnails(project, queue.best.rows) if pictured else [None] * len(items)
+    pictures = thumbnails(project, rows) if pictured else [None] * len(items)
     made = outputs.write(file, label_studio_tasks(items, pictures, run=queue.model.name))
     outputs.write(file.with_suffix(".xml"), config)
     return made, file.with_suffix(".xml")

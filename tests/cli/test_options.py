@@ -73,12 +73,12 @@ SHIPPED = {**DECISION, "--metric": Opt("map", acts=[["--threshold", "tuned"]], r
 ROWS, TABLE, PICTURES, CAPTIONED = [], ["new.csv"], ["photos/"], ["photos/", "--captions", "c.csv"]
 ONE, MODEL = ["a.jpg"], ["--model", "m"]
 GROUPS = ["--apply", "groups"]
-APPLY, UNDO, REVIEWED = ["--apply", "f.csv"], ["--undo"], ["crossattn-1"]
+APPLY, UNDO, REVIEWED, SERVE = ["--apply", "f.csv"], ["--undo"], ["crossattn-1"], ["--serve"]
 
 
 def written(value: str, **more) -> Opt:
-    """An option of `review` that acts when a review is written."""
-    return Opt(value, refused=[APPLY, UNDO], **more)
+    """An option of `review` that acts when a review is written or served."""
+    return Opt(value, acts=[[], SERVE], refused=[APPLY, UNDO], **more)
 
 
 def audited(value: str, **more) -> Opt:
@@ -265,14 +265,18 @@ COMMANDS = {
     ),
     "review": Spec(
         [],
-        ["review.review", "apply_review.apply_review", "apply_review.undo_review"],
+        ["review.review", "serve_review.serve_review", "apply_review.apply_review", "apply_review.undo_review"],
         {
             "--n": written("3"),
             "--split": written("train"),
+            "--format": Opt("coco", refused=[APPLY, UNDO, SERVE]),
             "--out": written("x.csv"),
+            "--serve": Opt(refused=[APPLY, UNDO]),
+            "--port": Opt("8123", acts=[SERVE], refused=[[], APPLY, UNDO]),
+            "--no-browser": Opt(acts=[SERVE], refused=[[], APPLY, UNDO]),
             "--apply": Opt("f.csv", refused=[UNDO]),
             "--undo": Opt(),
-            "--overwrite": Opt(acts=[[], APPLY, UNDO]),
+            "--overwrite": Opt(acts=[[], APPLY, UNDO], refused=[SERVE]),
             "--threshold": written("0.3"),
             "--empty": written("none"),
             "--calibration": written("temperature"),
