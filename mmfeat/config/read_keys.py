@@ -56,6 +56,11 @@ def fuse_keys(config: Config) -> tuple[str, ...]:
     return (*keys, *dict.fromkeys((f"fuse.{config.fuse.head}", "fuse.linear")), "predict", *TOP)
 
 
+def started_fuse_keys(config: Config) -> tuple[str, ...]:
+    """Keys that `fuse` from a run's weights may read; which head's table it reads depends on the run."""
+    return ("fuse", "predict", *TOP)
+
+
 def selftrain_keys(config: Config) -> tuple[str, ...]:
     """Keys that `selftrain` reads; with `encoder_every` also the encoders' fine-tuning settings."""
     policy, paper = config.selftrain.policy, config.selftrain.policy == "paper"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from mmfeat.runs.run_names import NO_NAME, Naming
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_folds import Folds, Labelled, labelled_metrics
 from mmfeat.training.head_runs import TrainedHeads, save_head_run
+from mmfeat.training.head_start import HeadStart
 from mmfeat.training.head_training import (
     describe,
     fit_seeds,
@@ -80,13 +82,17 @@ class FuseResult(RunResult):
         return metric_records(self.lines)
 
 
-def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME) -> FuseResult:
+def fuse(
+    project: Project, head: str | None = None, *, from_run: str | None = None, naming: Naming = NO_NAME
+) -> FuseResult:
     """Train the project's head, or the named one, on cached embeddings.
 
     Parameters
     ----------
     head : str, optional
         Overrides `fuse.head` of mmfeat.toml. The run records it.
+    from_run : str, optional
+        The name of a run whose weights the heads start from. It determines the head, its inputs and its network.
     naming : Naming
         The name and the note of the run, if it is made now.
 
@@ -99,14 +105,17 @@ def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME)
     ConfigError
         There is no such head.
     RunError
-        The head does not take these inputs, or the name cannot be used.
+        The head does not take these inputs, the name cannot be used, or heads cannot start from the run.
     """
     project = project.derived(settings={"fuse.head": head})
+    start = None if from_run is None else HeadStart.of(project, from_run)
+    project = project if start is None else start.project(project)
     head = project.config.fuse.head
     identities, table, rows = head_inputs(project, heads=[head])
     settings = resolved_config(project, head, identities, table)
+    settings = settings if start is None else start.settings(project, settings, table)
     folds = Folds(project) if project.config.fuse.folds else None
-    more = folds.made_from() if folds else {}
+    more = (folds.made_from() if folds else {}) | (start.made_from if start else {})
     chosen = project.config.origins.get("fuse.inputs") == "option"
     fingerprint = head_fingerprint(project, "head", head, settings=settings, identities=identities, table=table, **more)
     run = already_made(project.runs_folder, fingerprint)
@@ -114,8 +123,8 @@ def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME)
     lines, kept = baselines(project, list(identities), {} if run is None else run.record.get("baselines", {}))
     return_freed_memory()
     if run is None:
-        inputs = _Inputs(head=head, settings=settings, identities=identities, table=table, rows=rows)
-        run = _train(project, inputs, folds, fingerprint=fingerprint, naming=naming, more={"baselines": kept})
+        inputs = _Inputs(head=head, settings=settings, identities=identities, table=table, rows=rows, start=start)
+        run = _train(project, inputs, folds, fingerprint=fingerprint, naming=naming, baselines=kept)
         return_freed_memory()
     return FuseResult(
         run=run,
@@ -154,16 +163,22 @@ class _Inputs:
     identities: dict[str, Identity]
     table: FeatureTable
     rows: np.ndarray
+    start: HeadStart | None
 
 
-def _train(project: Project, inputs: _Inputs, folds: Folds | None, **record: Any) -> Run:
+def _train(
+    project: Project, inputs: _Inputs, folds: Folds | None, *, fingerprint: str, naming: Naming, baselines: Any
+) -> Run:
     """Train the head and save the run. Training's memory is free when this returns."""
-    head, settings, rows = inputs.head, inputs.settings, inputs.rows
+    head, settings, rows, start = inputs.head, inputs.settings, inputs.rows, inputs.start
     data = fit_data(inputs.table, list(inputs.identities), torch_device(project.config.device), rows)
     if folds:
         trained = folds.train(head, data, settings, rows)
     else:
-        trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings), data, inputs.table.ids[rows])
+        weights = start.weights(project.config.fuse.seeds) if start else ()
+        trained = TrainedHeads.on_train(fit_seeds(project, head, data, settings, weights), data, inputs.table.ids[rows])
+    if start:  # its rows are rows of the new heads
+        trained = dataclasses.replace(trained, learned=trained.learned | start.run.learned())
     return save_head_run(
         project,
         head,
@@ -174,5 +189,7 @@ def _train(project: Project, inputs: _Inputs, folds: Folds | None, **record: Any
         trained=trained,
         data=data,
         rows=rows,
-        **record,
+        fingerprint=fingerprint,
+        naming=naming,
+        more={"baselines": baselines, **(start.record if start else {})},
     )

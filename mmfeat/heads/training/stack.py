@@ -8,6 +8,7 @@ fold, learning rate and weight decay.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +44,13 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Heads with the same batches: one seed, one set of rows, and one dropout rate per setting."""
+    """Heads with the same batches: one seed, one set of rows, one dropout rate per setting, and the weights to start from."""
 
     seed: int
     train: np.ndarray
     val: np.ndarray
     rates: dict[str, float]
+    start: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Stack:
     Parameters
     ----------
     heads : list of Head
-        A freshly initialised head for each stream.
+        A head for each stream, freshly initialised or with the weights that the stream starts from.
     config : Any
         The settings that all heads share: loss, class weights, optimizer, schedule, clipping.
     """
@@ -92,7 +94,8 @@ class Stack:
         places = [(s, v.fold) for s in range(len(streams)) for v in variants]
         states: list[dict[str, Tensor]] = []
         for s, fold in places:
-            heads[s].start_from(log_odds(training[s][fold]))
+            if streams[s].start is None:
+                heads[s].start_from(log_odds(training[s][fold]))
             states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
         grid = (len(streams), len(variants))
         self.parameters = {
