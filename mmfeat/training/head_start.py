@@ -16,6 +16,7 @@ from mmfeat.common.text import counted
 from mmfeat.config.read_keys import check_read, fuse_keys
 from mmfeat.config.schema import HeadConfig
 from mmfeat.heads import HEADS, head_settings
+from mmfeat.metrics.metric_rows import MetricRow
 from mmfeat.project.named_models import find_run
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import stale_because, trained_on_val
@@ -23,6 +24,7 @@ from mmfeat.runs.composition import head_part
 from mmfeat.runs.run import Run
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_runs import tokens_read
+from mmfeat.training.head_training import val_metrics
 
 PART = 4  # a fit from a run has a quarter of the epochs
 _OF_TRAINING = {f.name for f in dataclasses.fields(HeadConfig)} - {"standardise"}
@@ -106,6 +108,13 @@ class HeadStart:
     def record(self) -> dict[str, Any]:
         """The part of run.json about the start."""
         return {"from": {"name": self.run.name, "fingerprint": self.run.record["fingerprint"]}}
+
+    def lines(self, project: Project) -> list[MetricRow]:
+        """The run's metrics on val, to compare with; empty without val rows."""
+        if not len(project.manifest.rows("val")):
+            return []
+        label = f"{self.run.name}, the start"
+        return [MetricRow.of(label, val_metrics(project, self.run), self.run.record["seconds"])]
 
     def weights(self, n_seeds: int) -> list[dict[str, Tensor]]:
         """The tensors of the first `n_seeds` heads."""

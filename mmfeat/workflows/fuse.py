@@ -45,7 +45,8 @@ class FuseResult(RunResult):
     Attributes
     ----------
     lines : list of MetricRow
-        Metrics on val, baselines first. The last row is used for predictions. Empty without val rows.
+        Metrics on val: baselines, the run that the heads start from, the heads. The last row is used for predictions. Empty
+        without val rows.
     labelled : Labelled or None
         Out-of-fold metrics on all labelled rows. None without folds.
     description : str
@@ -128,7 +129,7 @@ def fuse(
         return_freed_memory()
     return FuseResult(
         run=run,
-        lines=[*lines, *head_lines(project, run)],
+        lines=[*lines, *(start.lines(project) if start else []), *head_lines(project, run)],
         labelled=labelled_metrics(project, run) if folds else None,
         made=run.is_new,
         threshold=run_threshold(project, run),

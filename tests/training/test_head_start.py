@@ -38,6 +38,8 @@ def test_every_head_starts_from_given_weights_and_keeps_their_standardisation(na
     for fit, again in zip(fits, fit_heads(name, after, members), strict=True):
         np.testing.assert_allclose(head_logits(again.head, after), head_logits(fit.head, after), atol=1e-5)
     (trained,) = fit_heads(name, after, [Member(CONFIGS[name], 0, start=fits[0].head.state_dict())])
+    (again,) = fit_heads(name, after, [Member(CONFIGS[name], 0, start=fits[0].head.state_dict())])
+    assert np.array_equal(head_logits(again.head, after), head_logits(trained.head, after))
     new = fit_head(name, after, CONFIGS[name])
     assert trained.history[0]["train_loss"] != new.history[0]["train_loss"]
     assert np.abs(head_logits(trained.head, after) - head_logits(fits[0].head, after)).max() > 1e-3
@@ -52,6 +54,8 @@ def test_a_run_starts_from_the_weights_of_another(own):
     for key in ("head", "inputs", "seeds", "classes"):
         assert run.record[key] == kept.record[key]
     assert f"from {START}" in result.description
+    labels = [line.label for line in result.lines]
+    assert labels[-3:] == [f"{START}, the start", "crossattn, one seed", "crossattn, mean"]
     trained = fuse(own, from_run=START)
     assert trained.run.name not in (run.name, START)
     assert max(map(len, trained.run.record["history"])) <= -(-own.config.fuse.crossattn.epochs // 4)
