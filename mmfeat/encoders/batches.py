@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mmfeat.common.errors import one_line
 from mmfeat.common.machine import prepared_bytes, usable_cores
 
 MEASURED_ON = 64  # samples that speed and engines are measured on
+R = TypeVar("R")
 _NICENESS = 10  # of the preparing threads; the scale ends at 19, the lowest priority
 
 
@@ -117,6 +118,26 @@ def prepared_batches(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_threads(batches: Iterable[Batch], work: Callable[[Batch], R], at_once: int) -> Iterator[tuple[Batch, R]]:
+    """The batches in their order, each with the result of some work on it, `at_once` of them at the same time."""
+    if at_once == 1:
+        for batch in batches:
+            yield batch, work(batch)
+        return
+    waiting: deque[tuple[Batch, Future[R]]] = deque()
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="mmfeat-encode")
+    try:
+        for batch in batches:
+            waiting.append((batch, pool.submit(work, batch)))
+            if len(waiting) > at_once:  # one waits, so that no thread does
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for first, result in waiting:
+            yield first, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def n_bytes(inputs: Any) -> int:

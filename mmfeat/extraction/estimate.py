@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mmfeat.encoders.batches import groups_of, prepared_batches
-from mmfeat.extraction.encode import Session, by_length
+from mmfeat.encoders.batches import Batch, groups_of, in_threads, prepared_batches
+from mmfeat.extraction.encode import by_length
+from mmfeat.extraction.encoding_loop import Session
 
 BATCHES = 8  # most batches to measure, spread over all rows
 SECONDS = 5.0  # time after which no further batch is measured
@@ -81,15 +82,21 @@ def _measured(
     ]  # in random order, so that the first few are a sample
     rows = width = 0
     begin, warm = time.perf_counter(), True
-    for batch in prepared_batches(order, lambda row: encoder.prepare(read(row)), encoder.collate):
-        if batch.inputs is not None:
-            if warm:  # the first pass is slower
-                before = time.perf_counter()
-                session.encode(batch.inputs, tokens)
-                begin += time.perf_counter() - before
-                warm = False
-            encoded = session.encode(batch.inputs, tokens)
-            width = 0 if encoded.tokens is None else int(np.prod(encoded.tokens.shape[1:]))
+
+    def encode(batch: Batch) -> int:
+        nonlocal begin, warm
+        if batch.inputs is None:
+            return 0
+        if warm:  # the first pass is slower
+            warm, before = False, time.perf_counter()
+            session.encode(batch.inputs, tokens)
+            begin += time.perf_counter() - before
+        encoded = session.encode(batch.inputs, tokens)
+        return 0 if encoded.tokens is None else int(np.prod(encoded.tokens.shape[1:]))
+
+    batches = prepared_batches(order, lambda row: encoder.prepare(read(row)), encoder.collate)
+    for batch, values in in_threads(batches, encode, session.at_once):
+        width = max(width, values)
         rows += len(batch.rows) + len(batch.undecodable) + len(batch.unread)
         if time.perf_counter() - begin > SECONDS:
             break

@@ -277,7 +277,7 @@ def session_of(project: Project, kind: EncoderKind, encoder: Any, selected: Sele
     """A session with a selected engine, which is recorded with each segment, with the version of its library."""
     from mmfeat.common.devices import provenance
 
-    engine = selected.engine
+    engine = selected.engine.for_many()
     meta = provenance(engine.device) | kind.recorded(project.config) | {"engine": engine.choice.record}
     meta["versions"] = {**meta["versions"], engine.package: engine.library_version()}
     return Session(encoder, engine.device, selected.batch_size, meta, tuned=selected.summary, engine=engine)

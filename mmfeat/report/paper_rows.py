@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -89,15 +90,15 @@ def settings_sheet(table: PaperTable, cells: Sequence[SweptCell], notes: Sequenc
         theirs, made = row.figures, cell is not None and not cell.error
         figures = {
             TIME: _figure(theirs.get("seconds"), cell.mean("seconds") if made else None, compared=False),
-            F1: _figure(theirs.get("f1"), cell.mean("macro_f1") if made else None),
-            LOSS: _figure(theirs.get("loss"), cell.mean("loss") if made else None),
-            SAMPLES_F1: _figure(None, cell.mean("samples_f1") if made else None),
+            F1: _cell_figure(theirs.get("f1"), cell, "macro_f1"),
+            LOSS: _cell_figure(theirs.get("loss"), cell, "loss"),
+            SAMPLES_F1: _cell_figure(None, cell, "samples_f1"),
             TRAIN_LOSS: _figure(theirs.get("train_loss"), cell.mean("train_loss") if made else None),
             TRAIN_F1: _figure(theirs.get("train_f1"), cell.mean("train_macro_f1") if made else None),
         }
         note = "lowest loss" if made and cell is lowest else cell.error if cell else ""
         rows.append(SheetRow(name=setting_name(row), figures=figures, note=note))
-    return _sheet(table, digits, rows, [WHICH_F1, "A fit of a sweep keeps no interval.", *notes])
+    return _sheet(table, digits, rows, [WHICH_F1, *notes])
 
 
 def settings_class_sheet(
@@ -193,6 +194,14 @@ def _sheet(
 
 def _figure(theirs: float | None, ours: float | None, *, compared: bool = True) -> Figure:
     return Figure(theirs=theirs, ours=None if ours is None or math.isnan(ours) else float(ours), compared=compared)
+
+
+def _cell_figure(theirs: float | None, cell: SweptCell | None, name: str) -> Figure:
+    """A metric of a cell on val, with its interval if one fit made it."""
+    if cell is None or cell.error:
+        return _figure(theirs, None)
+    low, high = cell.interval(name) or (None, None)
+    return dataclasses.replace(_figure(theirs, cell.mean(name)), low=low, high=high)
 
 
 def _val_figures(row: PaperRow | None, model: ScoredModel | None) -> dict[str, Figure]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmfeat.common.files import digest_json
-from mmfeat.common.json_shapes import Number, Shape, misfit
+from mmfeat.common.json_shapes import Number, Several, Shape, misfit
 from mmfeat.common.progress import say
 from mmfeat.common.seals import read_record, write_sealed
 from mmfeat.metrics import better
@@ -25,6 +25,7 @@ FIT: dict[str, Shape] = {
     "seconds": float,
     "?train_macro_f1": (float, None),
     **{f"?{name}": {str: (float, None)} for name in BY_CLASS},
+    "?intervals": {str: Several(2, float)},
 }
 _FAILED: Shape = {"error": str}
 _REMEDY = "Its fits are computed again"
@@ -130,6 +131,11 @@ class SweptCell:
         if not whole or not all(whole):
             return {}
         return {label: float(np.mean([_number(fit[label]) for fit in whole])) for label in whole[0]}
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """95 % bootstrap interval of a metric over val rows; None with several seeds, and if the fit keeps none."""
+        (low, high) = self.fits[0].get("intervals", {}).get(name, (None, None)) if len(self.fits) == 1 else (None, None)
+        return None if low is None or high is None else (low, high)
 
     def deviation(self, metric: str) -> float | None:
         """Standard deviation of a metric over seeds; None with one seed."""

@@ -8,22 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmfeat.common.errors import EncoderError
 from mmfeat.common.progress import clock, say
+from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
 from mmfeat.encoders.checkpoint import Checkpoint
 from mmfeat.inference.fitted_rules import shipped_rule
-from mmfeat.metrics import scores
+from mmfeat.metrics import bootstrap_metrics, scores
+from mmfeat.metrics.metric_rows import outcome_of
 from mmfeat.report.text_tables import metric_title
 from mmfeat.runs.sweep import FIT, Fit, KeptFits, SweptCell, best_first, kept_metrics, lowest_loss
 from mmfeat.training.encoder_training import finetune_encoders
 from mmfeat.training.finetune_plan import fit_plan
 from mmfeat.training.grid_cells import Cell, Grid
-from mmfeat.training.in_sample import logits_in_passing, train_sample
+from mmfeat.training.in_sample import cached_logits, logits_in_passing, train_sample
 from mmfeat.training.sweep_run import PlannedFit, Trainer
 
 TRAINED = ("train_samples_f1", "train_loss")
 SINCE = ("train_macro_f1",)  # fits that version 0.2 kept have none
+WITH_INTERVAL = ("samples_f1", "macro_f1", "loss")
 
 
 class EncoderTrainer(Trainer):
@@ -113,8 +118,19 @@ class EncoderFit:
             "best_epoch": record["best_epoch"],
             "seconds": record["seconds"],
             "history": record["history"],
+            "intervals": self._intervals(),
             **self._in_sample(),
         }
+
+    def _intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap intervals over val rows, where they are defined."""
+        project, name, manifest = self.project, self.name, self.project.manifest
+        val = manifest.rows("val")
+        val = val[np.argsort(id_numbers(manifest.ids[val]), kind="stable")]
+        logits = cached_logits(project, project.identity(name), val).logits
+        outcome = outcome_of(logits, shipped_rule(project, name))
+        found = bootstrap_metrics(manifest.labels[val], outcome, WITH_INTERVAL)
+        return {metric: ends for metric, ends in found.items() if np.isfinite(ends).all()}
 
     def _in_sample(self) -> dict[str, float]:
         """In-sample metrics with the weights of the best epoch; the rows' embeddings are not kept."""

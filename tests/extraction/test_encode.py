@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -98,6 +99,47 @@ def test_a_batch_that_is_too_large_is_halved_and_every_row_stays_in_place(store,
     assert result.batch_size <= memory
     assert result.encoded == 37
     assert_whole(store, 37)
+
+
+class AtOnce:
+    """An engine that encodes four batches at a time; the later ones are done first."""
+
+    at_once = 4
+
+    def __init__(self, encoder: FakeEncoder) -> None:
+        self.encoder, self.running, self.most, self.lock = encoder, 0, 0, threading.Lock()
+
+    def encode(self, inputs):
+        with self.lock:
+            self.running += 1
+            self.most, position = max(self.most, self.running), self.running
+        time.sleep(0.02 / position)
+        try:
+            return self.encoder.encode(inputs, "cpu")
+        finally:
+            with self.lock:
+                self.running -= 1
+
+
+@pytest.mark.parametrize("memory", [4, 10**9])
+def test_several_batches_at_a_time_keep_every_row_in_its_place(store, memory):
+    encoder = FakeEncoder(memory=memory)
+    engine = AtOnce(encoder)
+    assert run(store, 100, encoder, engine=engine).encoded == 100
+    assert 1 < engine.most <= engine.at_once
+    assert_whole(store, 100)
+
+
+def test_an_error_in_one_of_several_batches_keeps_those_before_it(store):
+    class Broken(FakeEncoder):
+        def encode(self, inputs, *more):
+            if sample_of(50) in inputs["samples"]:
+                raise ZeroDivisionError
+            return super().encode(inputs, *more)
+
+    with pytest.raises(ZeroDivisionError):
+        run(store, 100, engine=AtOnce(Broken()))
+    assert store.encoder(SPEC).lookup(keys_of(100)).good[:48].all()
 
 
 def test_a_sample_that_is_too_large_alone_is_one_line(store):

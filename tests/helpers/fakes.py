@@ -97,9 +97,9 @@ def run(
 ) -> Any:
     """Extract the first n samples; `more` goes to `extract_encoder`."""
     encoder = encoder or FakeEncoder()
-    batch_size = more.pop("batch_size", 8)
+    batch_size, engine = more.pop("batch_size", 8), more.pop("engine", None)
     present = more.pop("present", np.ones(n, dtype=bool))
-    start = lambda rows: Session(encoder, "cpu", batch_size, {"host": "here"})  # noqa: E731
+    start = lambda rows: Session(encoder, "cpu", batch_size, {"host": "here"}, engine=engine)  # noqa: E731
     return extract_encoder(store.encoder(SPEC), start, keys_of(n), present=present, read=read, name="image", **more)
 
 

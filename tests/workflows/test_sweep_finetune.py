@@ -275,6 +275,15 @@ def test_every_cell_keeps_f1_and_accuracy_by_class(swept):
         assert cell.fits[0]["class_f1"] != {}
 
 
+def test_a_cell_of_one_fit_has_intervals_over_rows(swept):
+    folder, _ = swept
+    for cell in sweep_finetune(folder, "text", GRID, seeds=1).cells:
+        for name in ("samples_f1", "macro_f1", "loss"):
+            low, high = cell.interval(name)
+            assert low < cell.mean(name) < high
+    assert all(cell.interval("loss") is None for cell in sweep_finetune(folder, "text", GRID, seeds=2).cells)
+
+
 def test_tables_have_every_cell():
     def fit(f1: float, loss: float) -> dict:
         figures = {"samples_f1": f1, "micro_f1": f1, "macro_f1": f1, "map": f1, "loss": loss}

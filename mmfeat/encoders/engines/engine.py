@@ -71,6 +71,8 @@ class Engine:
         The extra of mmfeat that installs them; empty if mmfeat always does.
     exported : bool
         Whether it executes a graph that is exported once per encoder, which takes seconds.
+    at_once : int
+        Number of batches that as many threads should encode at the same time.
     """
 
     name: ClassVar[str]
@@ -78,6 +80,7 @@ class Engine:
     modules: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     exported: ClassVar[bool] = False
+    at_once: int = 1
 
     def __init__(
         self,
@@ -104,6 +107,10 @@ class Engine:
     def encode(self, batch: dict[str, Tensor]) -> Encoded:
         """Embeddings of one batch of `Encoder.collate`, and tokens if they were asked for."""
         raise NotImplementedError
+
+    def for_many(self) -> Engine:
+        """The same engine, prepared for many batches: `at_once` of them at the same time."""
+        return self
 
     @classmethod
     def version(cls) -> str:

@@ -257,3 +257,25 @@ def test_an_engine_does_not_inherit_the_memory_layout_of_another(tmp_path):
     assert encoder._memory_format == torch.contiguous_format
     engine_class("compile")(encoder, CPU, Choice("compile", "float32"))
     assert encoder._memory_format == torch.channels_last
+
+
+def test_openvino_computes_the_same_for_many_batches_at_a_time(graph_cache, monkeypatch):
+    engine = opened("openvino", image_encoder(TINY))
+    module = sys.modules[type(engine).__module__]
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    many = engine.for_many()
+    assert (engine.at_once, many.at_once) == (1, 2)
+    assert many.for_many() is many
+    batches = [pictures(5, seed) for seed in range(6)]
+    with ThreadPoolExecutor(many.at_once) as pool:
+        found = [one.embeddings for one in pool.map(many.encode, batches)]
+    for batch, embeddings in zip(batches, found, strict=True):
+        np.testing.assert_allclose(embeddings, engine.encode(batch).embeddings, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    assert engine.for_many() is engine
+
+
+def test_other_engines_encode_one_batch_at_a_time(graph_cache):
+    engine = opened("onnxruntime", image_encoder(TINY))
+    assert engine.for_many() is engine
+    assert engine.at_once == 1
