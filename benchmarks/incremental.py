@@ -1,6 +1,6 @@
 """What a fit from a run's weights costs and reaches, as `fuse --from` does it; `benchmarks/README.md` has the figures.
 
-    python benchmarks/incremental.py PROJECT [--heads NAMES] [--seeds N]
+    python benchmarks/incremental.py PROJECT [--heads NAMES] [--train N] [--seeds N]
 
 On the cached features of a project, heads are first trained with former labels: those of 80 % of the training rows, or those
 of all, where a tenth has the labels of other rows. From their weights, they then learn the present labels of all training
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from heads import project_data, settings
+from heads import project_data, settings, some_rows
 from results_folder import device_name, write_results
 
 from mmfeat.heads.head import Head
@@ -128,9 +128,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project")
     parser.add_argument("--heads", default="concat,mlp,crossattn")
+    parser.add_argument("--train", type=int, default=0, help="training rows; 0: all")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     data = project_data(arguments.project)
+    data = dataclasses.replace(data, train=some_rows(data, arguments.train))
     rows = f"{len(data.train):,} + {len(data.val):,} rows of {data.widths}"
     lines = {name: measured(name, data, arguments.seeds) for name in arguments.heads.split(",")}
     found = {"rows": rows, "device": device_name(), "seeds": arguments.seeds, "heads": lines}

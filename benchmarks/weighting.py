@@ -1,6 +1,6 @@
 """Which modality do heads lean on if one of them is damaged, and what F1 remains; `benchmarks/README.md` has the figures.
 
-    python benchmarks/weighting.py PROJECT [--rows N] [--seeds N] [--cache FILE] [--plot FILE]
+    python benchmarks/weighting.py PROJECT [--rows N] [--train N] [--seeds N] [--cache FILE] [--plot FILE]
 
 PROJECT has cached features of the inputs `image` and `text`; its images can be read. Heads are trained on undamaged training
 rows, with and without modality dropout. Val images are damaged by Gaussian noise, blur and occlusion at five strengths, and
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from heads import project_data, settings
+from heads import project_data, settings, some_rows
 from PIL import Image, ImageFilter
 from results_folder import device_name, write_results
 
@@ -240,12 +240,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("project", type=Path)
     parser.add_argument("--rows", type=int, default=2000, help="val rows")
+    parser.add_argument("--train", type=int, default=0, help="training rows; 0: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mmfeat-weighting.npz")
     parser.add_argument("--plot", type=Path, default=Path(__file__).parents[1] / "docs/images/weighting.png")
     arguments = parser.parse_args()
     project, data = Project(arguments.project), project_data(str(arguments.project))
-    n_train, val = len(data.train), project.manifest.rows("val")
+    data, val = dataclasses.replace(data, train=some_rows(data, arguments.train)), project.manifest.rows("val")
     some = np.argsort(mix(data.numbers[data.val], 0))[: arguments.rows]
     some.sort()
     heads = fitted(data, arguments.seeds)
@@ -255,7 +256,7 @@ def main() -> None:
         found.append({"damage": kind, "strength": strength, "heads": measured(heads, part, hit)})
     printed(found)
     plotted(found, arguments.plot)
-    facts = {"device": device_name(), "rows": f"{n_train:,} train, {len(some):,} val", "seeds": arguments.seeds}
+    facts = {"device": device_name(), "rows": f"{len(data.train):,} train, {len(some):,} val", "seeds": arguments.seeds}
     print(f"Made {write_results('weighting', {**facts, 'dropout': DROPOUT, 'found': found})}")
 
 
