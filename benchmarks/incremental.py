@@ -33,7 +33,7 @@ from mmfeat.metrics.metric_rows import metrics_of
 
 RULE = DecisionRule()
 METRICS = ("samples_f1", "macro_f1", "map")
-SHORTER = ((4, 1.0), (4, 0.3), (8, 1.0))  # a part of the epochs, and the factor of the rate
+SHORTER = (4, 8)  # parts of the epochs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,10 +116,10 @@ def measured(name: str, data: FitData, seeds: int) -> list[dict[str, Any]]:
     for what, before in former_labels(data).items():
         starts = Timed.of(name, before, config, starts=new).heads
         found.add(f"{name}, {what}: before", starts)
-        for part, factor in SHORTER:
-            shorter = dataclasses.replace(config, epochs=-(-config.epochs // part), lr=config.lr * factor)
+        for part in SHORTER:
+            shorter = dataclasses.replace(config, epochs=-(-config.epochs // part))
             timed = Timed.of(name, data, shorter, starts=starts)
-            found.add(f"{name}, {what}: 1/{part} of the epochs, rate x {factor:g}", timed.heads, timed)
+            found.add(f"{name}, {what}: 1/{part} of the epochs", timed.heads, timed)
     return found.lines
 
 

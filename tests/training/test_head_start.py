@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from helpers.edits import invoked, save
 from helpers.heads import CONFIGS, made
 
@@ -14,6 +15,7 @@ from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.heads.training.fit_heads import fit_head, fit_heads
 from mmfeat.heads.training.head_logits import head_logits
 from mmfeat.heads.training.members import Member
+from mmfeat.heads.training.stack import KEPT
 from mmfeat.inference.logits import logits_of
 from mmfeat.inference.run_ranking import ranked_runs
 from mmfeat.project.project import Project
@@ -33,10 +35,17 @@ def state_of_run(project: Project, name: str) -> str:
 def test_every_head_starts_from_given_weights_and_keeps_their_standardisation(name):
     before, after = made(), made(n=160, seed=1)
     fits = fit_heads(name, before, [Member(CONFIGS[name], seed) for seed in (0, 1)])
-    still = dataclasses.replace(CONFIGS[name], epochs=1, lr=1e-12)
-    members = [Member(still, 5 + seed, start=fit.head.state_dict()) for seed, fit in enumerate(fits)]
-    for fit, again in zip(fits, fit_heads(name, after, members), strict=True):
-        np.testing.assert_allclose(head_logits(again.head, after), head_logits(fit.head, after), atol=1e-5)
+    still = [dataclasses.replace(CONFIGS[name], epochs=1, lr=lr) for lr in (1e-12, 2e-12)]  # variants of one stream
+    starts = [fit.head.state_dict() for fit in fits]
+    members = [Member(config, 5 + seed, start=start) for config in still for seed, start in enumerate(starts)]
+    fresh = [Member(config, 5 + seed) for config in still for seed in (0, 1)]
+    both = fit_heads(name, after, members), fit_heads(name, after, fresh)
+    for place, (started, new) in enumerate(zip(*both, strict=True)):
+        start, buffers = starts[place % 2], dict(started.head.named_buffers())
+        assert buffers
+        for key, value in started.head.state_dict().items():
+            own = start[key] if key in buffers else KEPT * start[key] + (1 - KEPT) * new.head.state_dict()[key]
+            torch.testing.assert_close(value, own, atol=1e-6, rtol=1e-5)
     (trained,) = fit_heads(name, after, [Member(CONFIGS[name], 0, start=fits[0].head.state_dict())])
     (again,) = fit_heads(name, after, [Member(CONFIGS[name], 0, start=fits[0].head.state_dict())])
     assert np.array_equal(head_logits(again.head, after), head_logits(trained.head, after))
@@ -47,10 +56,12 @@ def test_every_head_starts_from_given_weights_and_keeps_their_standardisation(na
 
 def test_a_run_starts_from_the_weights_of_another(own):
     val = own.manifest.rows("val")
-    result = fuse(Project(own.root, STILL), from_run=START)
+    still = Project(own.root, STILL)
+    result = fuse(still, from_run=START)
     kept, run = read_run(own.runs_folder / START), result.run
     assert run.record["from"] == {"name": START, "fingerprint": kept.record["fingerprint"]}
-    np.testing.assert_allclose(logits_of(own, run.name, val).logits, logits_of(own, START, val).logits, atol=1e-4)
+    before, after, new = (logits_of(own, name, val).logits for name in (START, run.name, fuse(still).run.name))
+    assert np.abs(after - before).max() < np.abs(new - before).max()  # it starts nearer than a fit from nothing
     for key in ("head", "inputs", "seeds", "classes"):
         assert run.record[key] == kept.record[key]
     assert f"from {START}" in result.description

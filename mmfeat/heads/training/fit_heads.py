@@ -223,10 +223,8 @@ def _fit_alike(
     for stack in planned:
         config, size = stack.config, stack.config.batch_size or usual_batch(len(stack.streams[0].train))
         heads = [_built(data.labels.device, name, data, config=config, seed=stream.seed) for stream in stack.streams]
-        for head, stream in zip(heads, stack.streams, strict=True):
-            head.load_state_dict(
-                standardised if stream.start is None else stream.start, strict=stream.start is not None
-            )
+        for head in heads:
+            head.load_state_dict(standardised, strict=False)
         try:
             fitted = fit_stack(
                 heads, arrays, stack, batch_size=size, metric=metric, rule=rule, bar=bar, choose_by=choose_by

@@ -34,8 +34,8 @@ class Member:
     company : hashable
         Members with the same company are trained in one pass, without other members.
     start : mapping of str to Tensor, optional
-        The tensors of a trained head of this shape, which the fit starts from; by default new weights. If one member of a
-        fit has a start, all have one, with the same mean and scale of the standardisation.
+        The tensors of a trained head of this shape. The fit starts between them and new weights, and keeps their mean and
+        scale of the standardisation. If one member of a fit has a start, all have one, with the same mean and scale.
     """
 
     config: Any
