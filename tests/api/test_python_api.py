@@ -58,7 +58,7 @@ def arguments_of(command: click.Command) -> set[str]:
     own = (one for one in command.params if isinstance(one, click.Option) and one.name not in OUTPUT)
     options = (one.opts[0] for one in own)
     names = {option.removeprefix("--").replace("-", "_") for option in options}
-    return {"settings" if name == "set" else name for name in names}
+    return {{"set": "settings", "from": "from_run"}.get(name, name) for name in names}  # `from` is a keyword
 
 
 @pytest.mark.parametrize("name", COMMANDS)

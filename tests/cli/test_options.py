@@ -168,6 +168,7 @@ COMMANDS = {
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
             "--folds": Opt("2"),
+            "--from": Opt("crossattn-1"),
             "--threshold": Opt("tuned"),
             **TOP,
             **NAMING,
