@@ -82,6 +82,7 @@ PRESETS = {
             "encoder.image.model": "efficientnet_b4",
             "encoder.text.model": "google/bert_uncased_L-2_H-128_A-2",
             "finetune.recipe": "paper",  # Table 4; mmfeat.config.finetune_recipes
+            "finetune.synonyms": "wordnet",  # 3.1.1: two words of each caption
             "fuse.head": "crossattn",
             "fuse.seeds": 1,
             **{f"fuse.{head}.{key}": value for head, settings in _HEADS.items() for key, value in settings.items()},

@@ -33,7 +33,7 @@ def test_the_paper_is_written_into_every_table(tmp_path, small_source):
 def test_the_papers_table_4_and_its_equations():
     """P7, P8, P12, P14 and P19, spelled out: a preset that loses one of them is not the paper's."""
     config = Config()
-    assert PAPER["finetune.recipe"] == "paper"
+    assert (PAPER["finetune.recipe"], PAPER["finetune.synonyms"]) == ("paper", "wordnet")
     paper = load_recipe(config)
     for name, size in (("image", 60), ("text", 256)):
         tuned = paper.finetune_of(name)
