@@ -70,6 +70,11 @@ def project_data(folder: str) -> FitData:
     return fit_data(project.feature_table(names, rows), names, torch.device("cpu"), rows)
 
 
+def some_rows(data: FitData, n: int) -> np.ndarray:
+    """The first `n` training rows in the order of their ids' numbers; all, if it is 0."""
+    return np.sort(data.train[np.argsort(data.numbers[data.train], kind="stable")[: n or None]])
+
+
 def on_device(data: FitData) -> FitData:
     """The same data on the GPU, if there is one."""
     device = torch_device("auto")

@@ -18,7 +18,7 @@ from mmfeat.cli.printing import echo, echo_next, explain
 from mmfeat.cli.strict import Command
 
 from mmfeat.common.text import counted
-from mmfeat.config.read_keys import fuse_keys
+from mmfeat.config.read_keys import fuse_keys, started_fuse_keys
 
 if TYPE_CHECKING:
     from mmfeat.workflows.fuse import FuseResult
@@ -33,15 +33,22 @@ FOLDS = ("fuse.folds", "5: each head is trained without one fifth of the labelle
 
 @click.command("fuse", cls=Command, free=("note",), short_help="Train a head on cached features, in seconds.")
 @setting_options(*KEYS, FOLDS, *DECISION[:1])
+@click.option(
+    "--from",
+    "from_run",
+    metavar="RUN",
+    help="Start from the weights of a run, and learn new or corrected labels in a quarter of the epochs.",
+)
 @naming_options
 @click.pass_context
-def fuse_command(context: click.Context, **options: Any) -> None:
+def fuse_command(context: click.Context, from_run: str | None, **options: Any) -> None:
     """Train a head on the cached embeddings of one or more encoders."""
     from mmfeat.report.text_tables import about_metrics, metric_table
     from mmfeat.workflows.fuse import fuse
 
-    naming, project = naming_of(options), open_project(context, options, fuse_keys)
-    result = fuse(project, naming=naming)
+    reads = fuse_keys if from_run is None else started_fuse_keys
+    naming, project = naming_of(options), open_project(context, options, reads)
+    result = fuse(project, from_run=from_run, naming=naming)
     echo_one_class(project)
     folds = result.run.record.get("folds")
     echo(f"{result.description}; {counted(result.n_train + (result.n_val if folds else 0), 'row')}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmfeat.api.open_project import OpenProject, Settings, verb
 from mmfeat.common.errors import ConfigError, MmfeatError
-from mmfeat.config.read_keys import finetune_keys, fuse_keys, selftrain_keys
+from mmfeat.config.read_keys import finetune_keys, fuse_keys, selftrain_keys, started_fuse_keys
 
 if TYPE_CHECKING:
     from mmfeat.workflows.ensemble import EnsembleResult
@@ -115,6 +115,7 @@ class TrainingVerbs(OpenProject):
         inputs: Names | None = None,
         seeds: int | None = None,
         folds: int | None = None,
+        from_run: str | None = None,
         threshold: float | str | None = None,
         metric: str | None = None,
         seed: int | None = None,
@@ -135,6 +136,9 @@ class TrainingVerbs(OpenProject):
             Number of seeds. Predictions use the mean of their logits.
         folds : int, optional
             5: each head is trained without one fifth of the labelled rows, and scores that fifth. 0: off.
+        from_run : str, optional
+            A run whose weights the heads start from. It determines head and inputs; a quarter of the epochs is enough to
+            learn new or corrected labels.
         name, note : str
             The run's name (if empty, the head's with a number), and a text to keep with it.
         threshold : float or str, optional
@@ -145,7 +149,9 @@ class TrainingVerbs(OpenProject):
 
         options = {"fuse.head": head, "fuse.inputs": inputs, "fuse.seeds": seeds, "fuse.folds": folds}
         more = {"predict.threshold": threshold, "metric": metric, "seed": seed, "device": device}
-        return fuse(self._snapshot(settings, options | more, fuse_keys), naming=Naming(name=name, note=note))
+        reads = fuse_keys if from_run is None else started_fuse_keys
+        project = self._snapshot(settings, options | more, reads)
+        return fuse(project, from_run=from_run, naming=Naming(name=name, note=note))
 
     @verb
     def ensemble(

@@ -101,11 +101,11 @@ def label_quality(labels: np.ndarray, logits: Sequence[np.ndarray]) -> np.ndarra
 
 def suspicious(quality: np.ndarray) -> np.ndarray:
     """The labels to look at, `(N, K)` bool: as many as are expected to be wrong, those of lowest quality `(N, K)`."""
-    values = np.where(np.isnan(quality), np.inf, quality).ravel()
     n = int(np.rint(np.nansum(1 - quality, dtype=np.float64)))
-    wrong = np.zeros(values.shape, bool)
-    wrong[np.argsort(values, kind="stable")[:n]] = True
-    return wrong.reshape(quality.shape)
+    if not n:
+        return np.zeros(quality.shape, bool)
+    values = np.where(np.isnan(quality), np.inf, quality)
+    return values <= np.partition(values.ravel(), n - 1)[n - 1]
 
 
 def _counted(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from mmfeat.common.labels import sigmoid
 
 STEPS = 20
 _CELLS = 1 << 22  # labels at a time: bounds memory
-_FITTED = 1 << 25  # labels that the fit reads; of more, rows are left out
+_FITTED = 1 << 23  # labels that the fit reads; of more, rows are left out
 _ROWS = 10.0  # strength of the prior of weights: comparable to some tens of rows
 _LABELS = 5000.0  # strength of the prior of the ends: labels of all classes that a class counts as its own
 _FEW = 0.01  # share of wrong labels before any is seen

@@ -59,8 +59,12 @@ class Lineage:
         return Lineage(*united, np.unique(np.concatenate([self.taught, other.taught]), axis=0))
 
     def teaching(self, taught: np.ndarray) -> Lineage:
-        """The same lineage, of a model that learned rows with their given labels; `taught` as by :func:`labelled_rows`."""
-        return dataclasses.replace(self, taught=np.unique(taught, axis=0))
+        """The same lineage, of a model that learned rows with their given labels; `taught` as by :func:`labelled_rows`.
+
+        A row that was learned before with other labels counts with those that it is learned with now.
+        """
+        before = self.taught[~np.isin(self.taught[:, 0], taught[:, 0])]
+        return dataclasses.replace(self, taught=np.unique(np.concatenate([before, taught]), axis=0))
 
     def relabelled(self, now: np.ndarray) -> np.ndarray:
         """Whether each row was learned with other labels than it has now, by any part: `(N,)` bool.

@@ -61,6 +61,11 @@ def audit_keys(config: Config) -> tuple[str, ...]:
     return ("fuse", "predict", *TOP)
 
 
+def started_fuse_keys(config: Config) -> tuple[str, ...]:
+    """Keys that `fuse` from a run's weights may read; which head's table it reads depends on the run."""
+    return ("fuse", "predict", *TOP)
+
+
 def selftrain_keys(config: Config) -> tuple[str, ...]:
     """Keys that `selftrain` reads; with `encoder_every` also the encoders' fine-tuning settings."""
     policy, paper = config.selftrain.policy, config.selftrain.policy == "paper"

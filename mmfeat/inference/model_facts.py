@@ -33,20 +33,21 @@ def data_facts(project: Project) -> Pairs:
     rows = [f"{len(manifest.rows(name)):,} {name}" for name in ("train", "val", "test", "unlabelled")]
     pairs = [("rows", f"{manifest.n_samples:,}: {', '.join(one for one in rows if not one.startswith('0 '))}")]
     if len(known):
-        mean = f"{(known == 1).sum() / len(known):.2f} positive labels per labelled row"
+        mean = float((known == 1).sum(1).mean())
         unknown = float((known < 0).mean())
         pairs.append(
             (
                 "classes",
-                f"{len(manifest.classes):,}; {mean}" + (f", {unknown:.0%} of labels unknown" if unknown else ""),
+                f"{len(manifest.classes):,}; {mean:.2f} positive labels per labelled row"
+                + (f", {unknown:.0%} of labels unknown" if unknown else ""),
             )
         )
     blank = int(sum(not caption.strip() for caption in manifest.captions.tolist()))
     if blank < manifest.n_samples:
-        pairs.append(("captions", f"{manifest.n_samples - blank:,}; {blank:,} rows without one"))
+        pairs.append(("captions", f"{manifest.n_samples - blank:,}; {counted(blank, 'row')} without one"))
     images = int((manifest.images != "").sum())
     if images:
-        pairs.append(("images", f"{images:,}; {manifest.n_samples - images:,} rows without one"))
+        pairs.append(("images", f"{images:,}; {counted(manifest.n_samples - images, 'row')} without one"))
     return [*pairs, ("split", _split(config.split))]
 
 
@@ -142,7 +143,9 @@ def lineage_facts(project: Project, model: NamedModel, state: str) -> Pairs:
     pairs = [("state", state)]
     learned = lineage_of(project, model.name)
     trained = np.union1d(learned.training, learned.out_of_fold)
-    pairs.append(("trained on", f"{len(trained):,} rows; epochs or rounds selected on {len(learned.selection):,}"))
+    pairs.append(
+        ("trained on", f"{counted(len(trained), 'row')}; epochs or rounds selected on {len(learned.selection):,}")
+    )
     if model.run is None:
         return pairs
     run = model.run

@@ -38,7 +38,8 @@ class ReviewWork:
     Attributes
     ----------
     items : list of ReviewItem
-        Findings of the audit first, then the queue of the run, then rows that were answered before.
+        Rows with labels that the audit questions, then the queue of the run, the other findings of the audit, and rows that
+        were answered before.
     run : str
         The run whose predictions are shown; empty without one.
     notes : list of str
@@ -78,9 +79,11 @@ def review_work(project: Project, run: str | None, *, n: int, split: str, answer
         notes.append(f"{known[0].upper()}{known[1:]}: {about_in_sample(split)}")
     notes += _about_separator(project)
     name = queue.model.name if queue is not None else audit.run if audit is not None else ""
-    items = _of_findings(project, found, titles, run=name)
+    audited = _of_findings(project, found, titles, run=name)
+    items = [item for item in audited if _questions_labels(item)]
     if queue is not None:
         items += queue_items(project, queue)
+    items += audited
     items += _of_rows(project, [(sample, [ANSWERED], None) for sample in answered])
     return ReviewWork(items=merged(items), run=name, notes=notes)
 
@@ -122,6 +125,11 @@ def _findings(project: Project, audit: AuditRecord | None) -> tuple[list[Finding
     return [one for one in audit.findings if one.id in ids], {one.check: one.title for one in audit.summaries}
 
 
+def _questions_labels(item: ReviewItem) -> bool:
+    """Whether a finding is about the label of a class, and not about the row or its copies."""
+    return item.proposed is not None and any(reason.class_name for reason in item.reasons)
+
+
 def _of_findings(
     project: Project, findings: Sequence[Finding], titles: dict[str, str], *, run: str
 ) -> list[ReviewItem]:
@@ -148,10 +156,12 @@ def _of_findings(
 
 
 def _changes(findings: Sequence[Finding]) -> tuple[set[str], set[str]] | None:
-    """The labels that all findings of a row propose to add and to remove; None if they propose nothing."""
-    proposals = [(set(one.given or ()), set(one.proposed)) for one in findings if one.proposed is not None]
-    if not proposals:
+    """The labels that a row's findings propose to add and to remove, by the first check that proposes any; None if none does."""
+    proposing = [one for one in findings if one.proposed is not None]
+    if not proposing:
         return None
+    first = [one for one in proposing if one.check == proposing[0].check]
+    proposals = [(set(one.given or ()), set(one.proposed)) for one in first]
     added = set().union(*(proposed - given for given, proposed in proposals))
     return added, set().union(*(given - proposed for given, proposed in proposals)) - added
 

@@ -136,6 +136,12 @@ class Run:
         """The members that are runs, not encoders."""
         return [member for member in self.members if member["fingerprint"] is not None]
 
+    @property
+    def started_from(self) -> str:
+        """The present name of the run whose weights its heads started from; empty without one."""
+        start = self.record.get("from")
+        return self._present_name(start) if start else ""
+
     def _present_name(self, member: dict[str, Any]) -> str:
         name, fingerprint, parent = member["name"], member["fingerprint"], self.folder.parent
         if fingerprint is None or _fingerprint_of(parent / name) == fingerprint:

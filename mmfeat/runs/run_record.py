@@ -53,6 +53,7 @@ RUN: dict[str, Shape] = {
     "?folded": bool,
     "?taught": bool,
     "?folds": _COUNT,
+    "?from": {"name": str, "fingerprint": str},
     "?fitted": {"method": str, "candidates": [str], "given": bool},
 }
 _OF_HEADS: dict[str, Shape] = {

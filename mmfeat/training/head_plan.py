@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmfeat.runs.run_names import NO_NAME, Naming
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_folds import Folds
 from mmfeat.training.head_runs import TrainedHeads, save_head_run
+from mmfeat.training.head_start import HeadStart
 from mmfeat.training.head_training import fit_seeds, head_fingerprint, head_inputs, resolved_config
 
 
@@ -31,6 +33,8 @@ class HeadPlan:
         The rows of the manifest that are read.
     folds : Folds or None
         None for a head without folds.
+    start : HeadStart or None
+        The run whose weights it starts from; None for a head with new weights.
     """
 
     project: Project
@@ -40,11 +44,12 @@ class HeadPlan:
     table: FeatureTable
     rows: np.ndarray
     folds: Folds | None
+    start: HeadStart | None
     fingerprint: str
 
     @classmethod
-    def of(cls, project: Project) -> HeadPlan:
-        """The head of `fuse.head` of the project's settings.
+    def of(cls, project: Project, from_run: str | None = None) -> HeadPlan:
+        """The head of `fuse.head` of the project's settings, or of the run of a name, whose weights it starts from.
 
         Raises
         ------
@@ -53,13 +58,16 @@ class HeadPlan:
         DataError
             There are no labelled rows to train on.
         RunError
-            The head does not take these inputs.
+            The head does not take these inputs, or heads cannot start from the run.
         """
+        start = None if from_run is None else HeadStart.of(project, from_run)
+        project = project if start is None else start.project(project)
         head = project.config.fuse.head
         identities, table, rows = head_inputs(project, heads=[head])
         settings = resolved_config(project, head, identities, table)
+        settings = settings if start is None else start.settings(project, settings, table)
         folds = Folds(project) if project.config.fuse.folds else None
-        more = folds.made_from() if folds else {}
+        more = (folds.made_from() if folds else {}) | (start.made_from if start else {})
         fingerprint = head_fingerprint(
             project, "head", head, settings=settings, identities=identities, table=table, **more
         )
@@ -71,6 +79,7 @@ class HeadPlan:
             table=table,
             rows=rows,
             folds=folds,
+            start=start,
             fingerprint=fingerprint,
         )
 
@@ -85,8 +94,12 @@ class HeadPlan:
         if self.folds:
             trained = self.folds.train(self.head, data, self.settings, rows)
         else:
-            fits = fit_seeds(project, self.head, data, self.settings)
+            weights = self.start.weights(project.config.fuse.seeds) if self.start else ()
+            fits = fit_seeds(project, self.head, data, self.settings, weights)
             trained = TrainedHeads.on_train(fits, data, self.table.ids[rows])
+        if self.start:  # its rows are rows of the new heads
+            trained = dataclasses.replace(trained, learned=trained.learned | self.start.run.learned())
+            more |= self.start.record
         return save_head_run(
             project,
             self.head,

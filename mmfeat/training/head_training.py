@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmfeat.common.devices import torch_device
 from mmfeat.common.errors import DataError
@@ -31,9 +32,14 @@ from mmfeat.store.feature_table import FeatureTable
 from mmfeat.training.head_runs import seeds_of, tokens_read
 
 
-def fit_seeds(project: Project, head: str, data: FitData, settings: Any) -> list[FittedHead]:
-    """Fit a head once for each of the project's seeds."""
-    config, members = project.config, [Member(settings, seed) for seed in seeds_of(project)]
+def fit_seeds(
+    project: Project, head: str, data: FitData, settings: Any, starts: Sequence[Mapping[str, Tensor]] = ()
+) -> list[FittedHead]:
+    """Fit a head once for each of the project's seeds; with `starts`, each from the tensors of a trained head."""
+    config, seeds = project.config, seeds_of(project)
+    members = [
+        Member(settings, seed, start=start) for seed, start in zip(seeds, starts or [None] * len(seeds), strict=True)
+    ]
     with progress(f"{head}: {counted(len(members), 'seed')}", settings.epochs * len(members), "epochs") as bar:
         return fit_heads(head, data, members, metric=config.metric, rule=config.predict, bar=bar)
 
@@ -176,4 +182,5 @@ def describe(run: Run) -> str:
     heads = counted(len(record["seeds"]), "seed") + (f" x {folds} folds" if folds else "")
     with torch.device("meta"):
         parts = empty_head_part(record, 1).seeds[0].describe()
-    return f"{record['head']}: {parts}; {heads}, best epochs {epochs}"
+    start = f", from {run.started_from}" if run.started_from else ""
+    return f"{record['head']}: {parts}; {heads}{start}, best epochs {epochs}"

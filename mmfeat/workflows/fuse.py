@@ -28,7 +28,8 @@ class FuseResult(RunResult):
     Attributes
     ----------
     lines : list of MetricRow
-        Metrics on val, baselines first. The last row is used for predictions. Empty without val rows.
+        Metrics on val: baselines, the run that the heads start from, the heads. The last row is used for predictions. Empty
+        without val rows.
     labelled : Labelled or None
         Out-of-fold metrics on all labelled rows. None without folds.
     description : str
@@ -65,13 +66,17 @@ class FuseResult(RunResult):
         return metric_records(self.lines)
 
 
-def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME) -> FuseResult:
+def fuse(
+    project: Project, head: str | None = None, *, from_run: str | None = None, naming: Naming = NO_NAME
+) -> FuseResult:
     """Train the project's head, or the named one, on cached embeddings.
 
     Parameters
     ----------
     head : str, optional
         Overrides `fuse.head` of mmfeat.toml. The run records it.
+    from_run : str, optional
+        The name of a run whose weights the heads start from. It determines the head, its inputs and its network.
     naming : Naming
         The name and the note of the run, if it is made now.
 
@@ -84,10 +89,11 @@ def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME)
     ConfigError
         There is no such head.
     RunError
-        The head does not take these inputs, or the name cannot be used.
+        The head does not take these inputs, the name cannot be used, or heads cannot start from the run.
     """
     project = project.derived(settings={"fuse.head": head})
-    plan = HeadPlan.of(project)
+    plan = HeadPlan.of(project, from_run)
+    project = plan.project
     chosen = project.config.origins.get("fuse.inputs") == "option"
     run = plan.found()
     check_naming(project, naming, run)
@@ -98,7 +104,7 @@ def fuse(project: Project, head: str | None = None, *, naming: Naming = NO_NAME)
         return_freed_memory()
     return FuseResult(
         run=run,
-        lines=[*lines, *head_lines(project, run)],
+        lines=[*lines, *(plan.start.lines(project) if plan.start else []), *head_lines(project, run)],
         labelled=labelled_metrics(project, run) if plan.folds else None,
         made=run.is_new,
         threshold=run_threshold(project, run),

@@ -58,7 +58,7 @@ def arguments_of(command: click.Command) -> set[str]:
     own = (one for one in command.params if isinstance(one, click.Option) and one.name not in OUTPUT)
     options = (one.opts[0] for one in own)
     names = {option.removeprefix("--").replace("-", "_") for option in options}
-    return {"settings" if name == "set" else name for name in names}
+    return {{"set": "settings", "from": "from_run"}.get(name, name) for name in names}  # `from` is a keyword
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -133,7 +133,7 @@ def test_a_whole_session_prints_nothing_and_every_result_is_readable(own, tmp_pa
 
 
 def test_progress_is_shown_unless_it_is_turned_off(own, capfd, monkeypatch):
-    monkeypatch.setattr("mmfeat.workflows.fuse.fuse", lambda project, naming: say("working"))
+    monkeypatch.setattr("mmfeat.workflows.fuse.fuse", lambda project, **_: say("working"))
     mf.Project(own.root).fuse()
     assert capfd.readouterr() == ("", "working\n")
     own.fuse()

@@ -72,7 +72,7 @@ DECISION = {"--threshold": Opt("0.3"), "--empty": Opt("none"), "--calibration": 
 SHIPPED = {**DECISION, "--metric": Opt("map", acts=[["--threshold", "tuned"]], refused=[[]]), "--device": DEVICE}
 ROWS, TABLE, PICTURES, CAPTIONED = [], ["new.csv"], ["photos/"], ["photos/", "--captions", "c.csv"]
 ONE, MODEL = ["a.jpg"], ["--model", "m"]
-GROUPS = ["--apply", "groups"]
+GROUPS, PROJECT = ["--apply", "groups"], ["--project"]
 APPLY, UNDO, REVIEWED, SERVE = ["--apply", "f.csv"], ["--undo"], ["crossattn-1"], ["--serve"]
 
 
@@ -168,6 +168,7 @@ COMMANDS = {
             "--inputs": Opt("image"),
             "--seeds": Opt("1"),
             "--folds": Opt("2"),
+            "--from": Opt("crossattn-1"),
             "--threshold": Opt("tuned"),
             **TOP,
             **NAMING,
@@ -283,6 +284,37 @@ COMMANDS = {
             "--device": written("cpu"),
             "--set": written("predict.threshold=0.3"),
             "--metric": Opt("map", acts=[[], [*REVIEWED, "--threshold", "tuned"]], refused=[REVIEWED, APPLY, UNDO]),
+        },
+    ),
+    "report": Spec(
+        [],
+        ["report.report"],
+        {
+            "--project": Opt(),
+            "--split": Opt("train", refused=[PROJECT]),
+            "--no-images": Opt(refused=[PROJECT]),
+            "--no-captions": Opt(refused=[PROJECT]),
+            "--out": Opt("x.html", acts=[[], PROJECT]),
+            **OVERWRITE,
+            **DECISION,
+            **SCORED,
+            "--set": Opt("predict.threshold=0.3", elsewhere={"seed=3": []}),
+        },
+    ),
+    "search": Spec(
+        [],
+        ["search.search"],
+        {
+            "--like": Opt("2"),
+            "--caption": Opt("a dog"),
+            "--encoder": Opt("image"),
+            "--split": Opt("val"),
+            "--n": Opt("3"),
+            "--html": Opt("x.html"),
+            **OVERWRITE,
+            "--engine": Opt("torch"),
+            "--device": DEVICE,
+            "--set": Opt("engine=torch", elsewhere={"seed=3": []}),
         },
     ),
     "predict": Spec(

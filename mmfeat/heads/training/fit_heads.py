@@ -287,14 +287,20 @@ def _with_rows(members: Sequence[Member], data: FitData) -> list[Member]:
 def _standardised(
     name: str, data: FitData, members: Sequence[Member], readers: list[Any]
 ) -> tuple[dict[str, Tensor], Arrays]:
-    """Mean and scale over all members' training rows (this reads no labels), and the standardised arrays."""
+    """Mean and scale over all members' training rows (this reads no labels), and the standardised arrays.
+
+    Heads that start from the weights of others keep the mean and scale that these weights were fitted with.
+    """
     train = [member.train for member in {id(m.train): m for m in members}.values()]
     rows = train[0] if len(train) == 1 else np.unique(np.concatenate(train))
     rows = torch.as_tensor(rows[np.argsort(data.numbers[rows], kind="stable")], device=data.labels.device)
     x, moments = {}, {}
     for config in readers:  # heads of one name differ in the tokens that they read
         head = _built(data.labels.device, name, data, config=config)
-        head.fit_standardisation(data.inputs, data.present, rows)
+        if members[0].start is None:
+            head.fit_standardisation(data.inputs, data.present, rows)
+        else:
+            head.load_state_dict(members[0].start)
         moments |= dict(head.named_buffers())
         x |= {key: _all_standardised(head, key, data) for key in head.reads if key not in x}
     fold = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmfeat.heads.training.stack import NO_FOLD, Stream, Variant
 
@@ -32,6 +33,9 @@ class Member:
         only in the fold share their batches.
     company : hashable
         Members with the same company are trained in one pass, without other members.
+    start : mapping of str to Tensor, optional
+        The tensors of a trained head of this shape. The fit starts between them and new weights, and keeps their mean and
+        scale of the standardisation. If one member of a fit has a start, all have one, with the same mean and scale.
     """
 
     config: Any
@@ -40,6 +44,7 @@ class Member:
     val: np.ndarray | None = None
     fold: int = NO_FOLD
     company: Any = None
+    start: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +96,8 @@ def plan_stacks(
         variant = Variant(*(config[name] for name in _BY_VARIANT), member.fold)
         shared = [item for item in config.items() if item[0] not in (*_BY_VARIANT, *rates)]
         rest = (member.company, *shared)
-        key = (member.seed, id(member.train), id(member.val), *rates.values())
-        streams[key] = Stream(member.seed, member.train, member.val, rates)
+        key = (member.seed, id(member.train), id(member.val), id(member.start), *rates.values())
+        streams[key] = Stream(member.seed, member.train, member.val, rates, member.start)
         shapes.setdefault(rest, {}).setdefault(key, {}).setdefault(variant, []).append(number)
     planned = []
     for (company, *_), shape in shapes.items():

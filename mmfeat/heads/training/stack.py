@@ -8,6 +8,7 @@ fold, learning rate and weight decay.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ from mmfeat.heads.noise import LEVELS, Noise, Widths
 MOST_NUMBERS = 2**24  # values in a batch without gradients
 WARM_UP = 0.05  # share of the steps, before a cosine schedule
 NO_FOLD = -1
+# The share of given weights in those that a fit starts from; the rest are new ones ("shrink and perturb", Ash & Adams 2020,
+# arXiv:1910.08475). From the given weights alone, heads end up worse than from nothing: they have fitted the former rows.
+KEPT = 0.4
 LARGE = 2**18  # parameters of a head whose arithmetic takes most of the time
 
 
@@ -43,12 +47,13 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Heads with the same batches: one seed, one set of rows, and one dropout rate per setting."""
+    """Heads with the same batches: one seed, one set of rows, one dropout rate per setting, and the weights to start from."""
 
     seed: int
     train: np.ndarray
     val: np.ndarray
     rates: dict[str, float]
+    start: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Stack:
         states: list[dict[str, Tensor]] = []
         for s, fold in places:
             heads[s].start_from(log_odds(training[s][fold]))
-            states.append({f"head.{name}": p.detach().clone() for name, p in heads[s].named_parameters()})
+            states.append({f"head.{name}": p for name, p in _first_weights(heads[s], streams[s].start)})
         grid = (len(streams), len(variants))
         self.parameters = {
             name: torch.stack([state[name] for state in states]).unflatten(0, grid) for name in states[0]
@@ -312,6 +317,13 @@ class Stack:
     def state(self, s: int, v: int) -> dict[str, Tensor]:
         """A copy of one head's present parameters."""
         return {name.removeprefix("head."): p.detach()[s, v].clone() for name, p in self.parameters.items()}
+
+
+def _first_weights(head: Head, start: Mapping[str, Tensor] | None) -> Iterator[tuple[str, Tensor]]:
+    """Parameters by name: copies of the head's own, or a mixture of them with those of a trained head."""
+    for name, parameter in head.named_parameters():
+        own = parameter.detach()
+        yield name, own.clone() if start is None else own.lerp(start[name].to(own.device), KEPT)
 
 
 def _gather(values: Tensor, rows: Tensor) -> Tensor:
