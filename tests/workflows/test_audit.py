@@ -137,8 +137,11 @@ def test_an_unknown_run_is_one_line(own):
 def test_fail_on_a_finding_is_exit_code_3_and_the_files_are_written(audited, tmp_path):
     folder = shutil.copytree(audited[0], tmp_path / "project")
     (folder / "audit.csv").unlink()
+    captions = Project(folder).manifest.captions.copy()
+    captions[-1] = ""
+    with_manifest(Project(folder), captions=captions)
     options = ["--folds", "2", "--set", "fuse.head=linear", "--set", "fuse.seeds=1"]
-    done = run_cli("audit", *options, "--fail-on", "unreadable, near_duplicate", "--json", cwd=folder, check=False)
+    done = run_cli("audit", *options, "--fail-on", "unreadable, empty_caption", "--json", cwd=folder, check=False)
     assert done.returncode == 3
     found = json.loads(done.stdout)
     assert any("exit code 3" in line for line in found["lines"])
