@@ -26,7 +26,8 @@ def find_near_duplicates(given: AuditInput) -> CheckResult:
 def find_near_captions(given: AuditInput) -> CheckResult:
     """Rows whose captions are equal or nearly so and whose labels contradict each other.
 
-    Equal captions of different images are common, so that rows with equal labels are counted and not listed.
+    Equal captions of different images are common, so that rows with equal labels are counted and not listed, and the labels of
+    similar captions are not proposed.
     """
     copies = caption_copies(given)
     if copies is None:
@@ -52,7 +53,7 @@ def _result(given: AuditInput, copies: Copies, check: str, what: str, *, listed:
         torn = contradicting(labels)
         n_torn += bool(len(torn))
         if len(torn) or listed:
-            most = majority(labels)
+            most = majority(labels) if listed else np.full(labels.shape[1], -1, np.int8)
             found += [
                 (not len(torn), _finding(given, copies, check, rows, row=row, torn=torn, most=most))
                 for row in rows.tolist()

@@ -292,6 +292,16 @@ def test_equal_and_similar_captions_are_found():
     assert {one.id for one in find_near_captions(given_captions(labels=given.labels)).findings} == {"0.jpg", "1.jpg"}
 
 
+def test_labels_of_similar_captions_are_not_proposed():
+    labels = np.zeros((3, 3), np.int8)
+    labels[2, 1] = 1
+    alike = {"caption_keys": caption_keys(CAPTIONS[:1] * 3), "caption_words": caption_words(CAPTIONS[:1] * 3)}
+    given = given_of(
+        ORIGINALS[:3], keys={}, has={"text": np.ones(3, bool)}, pictures=None, embeddings={}, labels=labels, **alike
+    )
+    assert [one.proposed for one in find_near_captions(given).findings] == [None] * 3
+
+
 def test_captions_leak_where_there_are_no_images():
     split = np.array(["train", "val", "val", "val", "train", "val"], object)
     result = find_leakage(given_captions(split=split))
