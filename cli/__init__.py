@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import click
+from mmfeat.cli.audit import audit_command
 from mmfeat.cli.compare import compare_command
 from mmfeat.cli.demo import demo_command
 from mmfeat.cli.encoders import encoders_command
@@ -18,9 +19,11 @@ from mmfeat.cli.finetune import finetune_command
 from mmfeat.cli.fuse import fuse_command
 from mmfeat.cli.init import init_command
 from mmfeat.cli.predict import predict_command
+from mmfeat.cli.report import report_command
 from mmfeat.cli.reproduce import reproduce_command
 from mmfeat.cli.review import review_command
 from mmfeat.cli.runs import runs_command
+from mmfeat.cli.search import search_command
 from mmfeat.cli.selftrain import selftrain_command
 from mmfeat.cli.serve import serve_command
 from mmfeat.cli.status import status_command
@@ -43,11 +46,14 @@ COMMANDS = (
     sweep_command,
     ensemble_command,
     selftrain_command,
+    audit_command,
     review_command,
     predict_command,
     evaluate_command,
     compare_command,
     runs_command,
+    report_command,
+    search_command,
     export_command,
     serve_command,
     store_command,
@@ -92,15 +98,18 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line. A mistake is one line on stderr and exit 1; a usage error exit 2; an interruption exit 130."""
+    """Run the command line. A mistake is one line on stderr and exit 1; a usage error exit 2; an interruption exit 130.
+
+    A command that returns an exit code ends with it, as `mmfeat audit --fail-on` does.
+    """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # those of libraries are for developers; users get mmfeat's messages
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads leave the cores to decoding
     try:
-        group.main(standalone_mode=False)
+        code = group.main(standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        if code:
+            sys.exit(code)
     except click.Abort:
         _stop("Interrupted. Finished work is kept. To continue, type the command again.", 130)
     except KeyboardInterrupt:

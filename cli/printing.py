@@ -107,7 +107,7 @@ def echo_next(made: str, command: str) -> None:
     _printer().end(made, _in_project(command))
 
 
-_OF_PROJECTS = "init|reproduce|finetune|extract|status|fuse|sweep|ensemble|selftrain|review|predict|evaluate|compare|runs|export|store|encoders"
+_OF_PROJECTS = "init|reproduce|finetune|extract|status|fuse|sweep|ensemble|selftrain|audit|review|predict|evaluate|compare|runs|report|search|export|store|encoders"
 
 
 def _in_project(text: str) -> str:

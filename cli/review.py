@@ -23,9 +23,15 @@ WRITES = (
     *(f"set_{k.replace('.', '__')}" for k, _ in DECISION),
 )
 MODES = Modes(
-    of=lambda ctx: "undo" if ctx.params["undo"] else "apply" if ctx.params["filled"] else "write",
-    texts={"undo": "--undo", "apply": "--apply", "write": "a new review"},
-    acts={**dict.fromkeys(WRITES, ("write",)), "filled": ("apply",)},
+    of=lambda ctx: next((mode for mode in ("undo", "apply", "serve") if ctx.params[mode]), "write"),
+    texts={"undo": "--undo", "apply": "--apply", "serve": "--serve", "write": "a new review"},
+    acts={
+        **dict.fromkeys(WRITES, ("write", "serve")),
+        "format": ("write",),
+        "apply": ("apply",),
+        **dict.fromkeys(("serve", "port", "no_browser"), ("serve",)),
+        "overwrite": ("write", "apply", "undo"),
+    },
 )
 
 
@@ -36,7 +42,9 @@ MODES = Modes(
     short_help="Select rows to check by hand, and apply the labels that were filled in.",
 )
 @click.argument("run", required=False)
-@click.option("--n", "n", type=click.IntRange(min=1), default=50, show_default=True, help="Number of rows.")
+@click.option(
+    "--n", "n", type=click.IntRange(min=1), default=None, help="Number of rows. [default: 50; 500 with --serve]"
+)
 @click.option(
     "--split",
     default="unlabelled",
@@ -44,9 +52,33 @@ MODES = Modes(
     help="unlabelled; or train, val: labelled rows whose labels the model contradicts.",
 )
 @click.option(
-    "--out", default="", metavar="FILE", help="The file to write. [default: review.csv in the project's folder]"
+    "--format",
+    default="csv",
+    type=click.Choice(["csv", "label-studio", "coco"]),
+    show_default=True,
+    help="csv: a table to fill in; or a file for another tool.",
 )
-@click.option("--apply", "filled", default="", metavar="FILE", help="Apply the labels that were filled in.")
+@click.option(
+    "--out",
+    default="",
+    metavar="FILE",
+    help="The file to write. [default: in the project's folder: review.csv, review.json, or with --serve review.jsonl]",
+)
+@click.option("--serve", is_flag=True, help="Show the rows on a page of this machine, with the findings of the audit.")
+@click.option(
+    "--port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="The port of the page. [default: a free one]",
+)
+@click.option("--no-browser", is_flag=True, help="Do not open the page in a browser.")
+@click.option(
+    "--apply",
+    default="",
+    metavar="FILE",
+    help="Apply the labels in a table, in review.jsonl, or in another tool's export.",
+)
 @click.option("--undo", is_flag=True, help="Undo the last --apply.")
 @setting_options(*DECISION, top=("metric", "device"))
 @overwrite_option
@@ -55,19 +87,24 @@ def review_command(context: click.Context, run: str | None, **options: Any) -> N
     """Write a table of the rows that are most worth labelling, ranked by RUN. Without RUN: the best run on val.
 
     RUN may be an encoder with a linear probe. Fill in its column labels, then --apply the file: the labels are added to corrections.csv and to the manifest.
+    With --serve, look at the rows and give labels in a browser.
     """
     project = open_project(context, options, decision_reads(bool(run)))
-    if options["filled"] or options["undo"]:
-        _echo_applied(project, options["filled"], options["overwrite"])
+    if options["apply"] or options["undo"]:
+        _echo_applied(project, options["apply"], options["overwrite"])
+    elif options["serve"]:
+        _echo_served(project, run, options)
     else:
         _echo_review(project, run, options)
 
 
 def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None:
-    from mmfeat.workflows.review import review
+    from mmfeat.inference.review_queue import about_in_sample
+    from mmfeat.workflows.review import DEFAULT_N, review
 
-    names = ("n", "split", "overwrite")
-    result = review(project, run, out=options["out"] or None, **{name: options[name] for name in names})
+    names = ("split", "format", "overwrite")
+    given = {name: options[name] for name in names}
+    result = review(project, run, n=options["n"] or DEFAULT_N, out=options["out"] or None, **given)
     echo(f"{called(result.run, project)}{f', {result.chosen}' if result.chosen else ''}")
     if result.n_reviewed:
         echo(f"{counted(result.n_reviewed, 'row')} left out: they are in corrections.csv")
@@ -76,19 +113,33 @@ def _echo_review(project: Any, run: str | None, options: dict[str, Any]) -> None
     for name in result.without_prediction:
         echo(f"encoder {name} has no unimodal predictions here (see: mmfeat status)")
     if result.in_sample:
-        memorised = "labels and may have memorised them. For out-of-fold predictions: mmfeat fuse --folds 5"
-        pseudo = "pseudo-labels and is over-confident there. For a run without pseudo-labels: mmfeat fuse"
-        why = pseudo if result.split == "unlabelled" else memorised
-        echo(f"{result.in_sample}: the run was trained on their {why}")
+        echo(f"{result.in_sample}: {about_in_sample(result.split)}")
     name = result.file.name if result.file.parent.resolve() == Path.cwd() else str(result.file)
-    echo(
-        f"Fill in the column labels ({result.nothing} where no class applies). Rows that you leave blank stay as they are."
+    made = f"{'Made' if result.made else 'Already made:'} {name} ({result.n_rows:,} of {counted(result.n_candidates, f'{result.split} row')})."
+    if result.format == "label-studio":
+        echo(f"Import it in a project with the labeling interface of {result.config.name}; export as JSON.")
+    elif result.format == "coco":
+        echo("An image counts as answered if its reviewed is true or left out.")
+    else:
+        echo(
+            f"Fill in the column labels ({result.nothing} where no class applies). Rows that you leave blank stay as they are."
+        )
+    echo_next(made, f"mmfeat review --apply {name if result.format != 'label-studio' else 'EXPORT.json'}")
+
+
+def _echo_served(project: Any, run: str | None, options: dict[str, Any]) -> None:
+    from mmfeat.workflows.serve_review import DEFAULT_N, serve_review
+
+    result = serve_review(
+        project,
+        run,
+        n=options["n"] or DEFAULT_N,
+        split=options["split"],
+        out=options["out"] or None,
+        port=options["port"],
+        browser=not options["no_browser"],
     )
-    made = "Made" if result.made else "Already made:"
-    echo_next(
-        f"{made} {name} ({result.n_rows:,} of {counted(result.n_candidates, f'{result.split} row')}).",
-        f"mmfeat review --apply {name}",
-    )
+    echo_next(result.made, result.after)
 
 
 def _echo_applied(project: Any, filled: str, overwrite: bool) -> None:

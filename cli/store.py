@@ -62,13 +62,16 @@ def gc_command(context: click.Context, yes: bool, forget: tuple[str, ...]) -> No
     """
     from mmfeat.common.text import shown
     from mmfeat.report.table_layout import number, outside, table
+    from mmfeat.store.thumbnail_store import THUMBNAILS_KEY
     from mmfeat.workflows.store import find_unreferenced, remove_unreferenced
 
     project = open_project(context, {})
     result = find_unreferenced(project, forget)
     for other in result.others:
         gone = f"; its folder is gone. To remove them: --forget {shown(other.project, 200)}" if other.gone else ""
-        echo(f"Kept for {shown(other.project, 200)}: the features of {counted(len(other.encoders), 'encoder')}{gone}")
+        encoders = counted(len(other.encoders.keys() - {THUMBNAILS_KEY}), "encoder")
+        more = " and thumbnails" if THUMBNAILS_KEY in other.encoders else ""
+        echo(f"Kept for {shown(other.project, 200)}: the features of {encoders}{more}{gone}")
     for name in result.settled.waiting:
         echo(f"Kept, although mmfeat.toml does not name it yet: the import {shown(name, 80)}")
     if not result.garbage:

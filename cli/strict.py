@@ -89,15 +89,16 @@ class Command(click.Command):
                 error.message = f"{error.message.rstrip('.')}. A key of mmfeat.toml is set by: {typed_as}"
                 error.possibilities = None
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, then print its results as JSON if `--json` is typed."""
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command, then print its results as JSON if `--json` is typed. It may return an exit code."""
         from mmfeat.common.progress import quiet
 
         printer = open_printer(ctx)
         with quiet(printer.quiet):
-            result = super().invoke(ctx)
+            code = super().invoke(ctx)
             printer.close()
-        return result
+        if code:
+            ctx.exit(code)
 
     def _refuse_texts(self, ctx: click.Context) -> None:
         from mmfeat.common.urls import refuse_url

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.browser import Browser, browsing
 from helpers.projects import TUNED, Shared, copy_project, make_extracted, make_project, make_source, make_trained
 from hypothesis import HealthCheck, settings
 
@@ -49,6 +50,13 @@ def cache(tmp_path, monkeypatch) -> Path:
     """The folder of a cache that only this test reads and writes."""
     monkeypatch.setattr("mmfeat.common.verified.user_cache_path", lambda name: tmp_path / "cache" / name)
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real browser, shared by the tests of a file. Where there is none, these tests are skipped."""
+    with browsing() as one:
+        yield one
 
 
 @pytest.fixture(autouse=True, scope="session")

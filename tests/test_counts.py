@@ -27,6 +27,9 @@ NEVER_ONE = (  # a constant, a text about several only, or one that no user sees
     "{len(asked.caption):,} characters",
     "{MOST_NUMBERS:,} numbers",
     "{IN_SAMPLE:,} training rows",
+    "{len(classes):,} classes",
+    "{len(items)} classes",
+    "{len(scores)} best runs",
 )
 
 

@@ -29,6 +29,7 @@ ORDER = (
     "heads",
     "runs",
     "selftraining",
+    "audit",
     "estimator",
     "predictor",
     "serving",
@@ -47,6 +48,7 @@ ARRAYS_ONLY = {
     "heads",
     "runs",
     "selftraining",
+    "audit",
     "estimator",
 }  # right of the store
 
@@ -67,6 +69,18 @@ def test_every_package_is_listed():
     listed = set(config["options"]["packages"].split())
     folders = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "mmfeat").rglob("__init__.py")}
     assert listed == folders | {"mmfeat.cli"}
+
+
+def test_every_file_of_a_package_is_installed():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    patterns = {
+        ROOT / package.strip().replace(".", "/"): globs.replace(",", " ").split()
+        for package, globs in config["options.package_data"].items()
+    }
+    installed = {path for folder, globs in patterns.items() for one in globs for path in folder.glob(one)}
+    files = {p for p in (ROOT / "mmfeat").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert {p.relative_to(ROOT) for p in files - installed} == set()
 
 
 def test_pyproject_is_the_build_system_alone():

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from mmfeat.workflows.evaluate import EvaluateResult
     from mmfeat.workflows.export import ExportResult
     from mmfeat.workflows.predict import NewPredictions, PredictResult
+    from mmfeat.workflows.report import ReportResult
     from mmfeat.workflows.runs import ChangedRun, RunsResult
+    from mmfeat.workflows.search import SearchResult
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -109,6 +111,85 @@ class RunVerbs(OpenProject):
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, ("predict", "metric", "device"))
         return evaluate(project, names, split=split, honest=honest, overwrite=overwrite)
+
+    @verb
+    def report(
+        self,
+        run: str | None = None,
+        *,
+        project: bool = False,
+        split: str = "val",
+        no_images: bool = False,
+        no_captions: bool = False,
+        out: str | Path | None = None,
+        threshold: float | str | None = None,
+        empty: str | None = None,
+        calibration: str | None = None,
+        metric: str | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> ReportResult:
+        """Write a run with its metrics, curves, errors and lineage as one HTML file, and its tables as CSV.
+
+        Parameters
+        ----------
+        run : str, optional
+            A run, or an encoder with its linear probe; the best run, if None.
+        project : bool
+            Whether to compare all runs of the project instead.
+        split : str
+            `val`, `test`, `train` or `train+val`.
+        no_images, no_captions : bool
+            Whether to leave out pictures and captions, for confidential data.
+        out : Path, optional
+            The file; report.html in the run's folder, if None.
+        """
+        from mmfeat.workflows.report import report
+
+        options = decision_options(threshold, empty, calibration, metric=metric, device=device)
+        snapshot = self._snapshot(settings, options, ("predict", "metric", "device"))
+        shown: dict[str, bool] = {"images": not no_images, "captions": not no_captions}
+        return report(snapshot, run, of_project=project, split=split, out=out, overwrite=overwrite, **shown)
+
+    @verb
+    def search(
+        self,
+        image: str | Path = "",
+        *,
+        like: str = "",
+        caption: str = "",
+        encoder: str = "",
+        split: str = "all",
+        n: int = 12,
+        html: str | Path | None = None,
+        engine: str | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> SearchResult:
+        """Find the rows that are most similar to a picture, a caption, both, or a row of the project.
+
+        Parameters
+        ----------
+        image : Path
+            A picture.
+        like, caption : str
+            The id of a row; a text, which is compared with captions.
+        encoder : str
+            The encoder to search by; the first of each modality of the query, if empty.
+        split : str
+            `all`, `train`, `val`, `test` or `unlabelled`.
+        n : int
+            Number of rows.
+        html : Path, optional
+            A file for a gallery of the rows.
+        """
+        from mmfeat.workflows.search import search
+
+        project = self._snapshot(settings, {"engine": engine, "device": device}, ("engine", "device"))
+        names = {"like": like, "caption": caption, "encoder": encoder, "split": split}
+        return search(project, image, n=n, html=html, overwrite=overwrite, **names)
 
     @property
     def runs(self) -> RunList:

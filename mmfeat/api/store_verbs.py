@@ -1,4 +1,4 @@
-"""The commands about encoders, the store and reviews, as methods of a project."""
+"""The commands about encoders, the store, audits and reviews, as methods of a project."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING
 
 from mmfeat.api.open_project import OpenProject, Settings, joined_settings, texts, verb
 from mmfeat.common.errors import ConfigError
-from mmfeat.config.read_keys import TOP, decision_keys
+from mmfeat.config.read_keys import TOP, audit_keys, decision_keys
 
 if TYPE_CHECKING:
     from mmfeat.report.settings_table import SettingsResult
     from mmfeat.workflows.add_encoder import AddedEncoder
+    from mmfeat.workflows.apply_groups import AppliedGroups
     from mmfeat.workflows.apply_review import AppliedReview
+    from mmfeat.workflows.audit import AuditResult
     from mmfeat.workflows.encoders import Encoders
     from mmfeat.workflows.review import ReviewResult
+    from mmfeat.workflows.serve_review import ServedReview
     from mmfeat.workflows.status import StatusResult
     from mmfeat.workflows.store import FeaturesResult, GarbageResult, VerifyResult
     from mmfeat.workflows.store_import import ImportResult
 
 
 class StoreVerbs(OpenProject):
-    """Commands about encoders, the store and reviews."""
+    """Commands about encoders, the store, audits and reviews."""
 
     @verb
     def status(
@@ -170,13 +173,67 @@ class StoreVerbs(OpenProject):
         return import_embeddings(self._snapshot(None, {}), name, str(file), ids, array=array)
 
     @verb
+    def audit(
+        self,
+        run: str | None = None,
+        *,
+        fail_on: str | Sequence[str] = (),
+        out: str | Path | None = None,
+        folds: int | None = None,
+        threshold: float | str | None = None,
+        metric: str | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        settings: Settings | None = None,
+    ) -> AuditResult:
+        """Look for label errors, near-duplicates, leakage, outliers and other problems of the data.
+
+        Parameters
+        ----------
+        run : str, optional
+            A run, or an encoder with a linear probe; the best run on val, if None.
+        fail_on : str or sequence of str
+            Names of checks; `.failed` names those with findings.
+        out : Path, optional
+            The file to write; audit.csv in the project, if None.
+        folds : int, optional
+            Folds of the run that is trained if there is none in folds.
+        """
+        from mmfeat.workflows.audit import audit
+
+        options = {
+            "fuse.folds": folds,
+            "predict.threshold": threshold,
+            "metric": metric,
+            "seed": seed,
+            "device": device,
+        }
+        project = self._snapshot(settings, options, audit_keys)
+        names = fail_on.split(",") if isinstance(fail_on, str) else fail_on
+        return audit(
+            project, run, fail_on=[name.strip() for name in names if name.strip()], out=out, overwrite=overwrite
+        )
+
+    @verb
+    def apply_groups(self, *, overwrite: bool = False) -> AppliedGroups:
+        """Write the near-duplicates of the last audit to groups.csv, so that `init` keeps them in one split."""
+        from mmfeat.workflows.apply_groups import apply_groups
+
+        return apply_groups(self._snapshot(None, {}), overwrite=overwrite)
+
+    @verb
     def review(
         self,
         run: str | None = None,
         *,
-        n: int = 50,
+        n: int | None = None,
         split: str = "unlabelled",
+        format: str = "csv",
         out: str | Path | None = None,
+        serve: bool = False,
+        port: int = 0,
+        no_browser: bool = False,
         threshold: float | str | None = None,
         empty: str | None = None,
         calibration: str | None = None,
@@ -184,25 +241,44 @@ class StoreVerbs(OpenProject):
         device: str | None = None,
         overwrite: bool = False,
         settings: Settings | None = None,
-    ) -> ReviewResult:
-        """Write a table of the rows that are most worth labelling by hand.
+    ) -> ReviewResult | ServedReview:
+        """Write a table of the rows that are most worth labelling by hand, or show them on a page of this machine.
 
         Parameters
         ----------
         run : str, optional
             A run, or an encoder with a linear probe; the best run on val, if None.
-        n : int
-            Number of rows.
+        n : int, optional
+            Number of rows; 50, or 500 with `serve`, if None.
         split : str
             `unlabelled`; or `train` or `val`: labelled rows whose labels the model contradicts.
+        format : str
+            `csv`, or `label-studio` or `coco`: a file for another tool.
         out : Path, optional
-            The file to write; review.csv in the project, if None.
+            The file to write; review.csv, review.json or, with `serve`, review.jsonl in the project, if None.
+        serve : bool
+            Show the rows and the findings of the audit on a page until the kernel or Ctrl-C interrupts it. Answers are
+            saved in review.jsonl.
+        port : int
+            The port of the page; 0: a free one.
+        no_browser : bool
+            Whether not to open the page in a browser.
         """
-        from mmfeat.workflows.review import review
-
         options = decision_options(threshold, empty, calibration, metric=metric, device=device)
         project = self._snapshot(settings, options, lambda config: decision_keys(config, bool(run)))
-        return review(project, run, n=n, split=split, out=out, overwrite=overwrite)
+        if serve:
+            from mmfeat.workflows import serve_review as served
+
+            if format != "csv" or overwrite:
+                raise ConfigError("format and overwrite are of a file to fill in. Leave them out, or serve")
+            n = served.DEFAULT_N if n is None else n
+            return served.serve_review(project, run, n=n, split=split, out=out, port=port, browser=not no_browser)
+        if port or no_browser:
+            raise ConfigError("port and no_browser are of a page. Leave them out, or set serve=True")
+        from mmfeat.workflows import review as written
+
+        n = written.DEFAULT_N if n is None else n
+        return written.review(project, run, n=n, split=split, format=format, out=out, overwrite=overwrite)
 
     @verb
     def apply_review(self, file: str | Path, *, overwrite: bool = False) -> AppliedReview:

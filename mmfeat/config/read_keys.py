@@ -56,6 +56,11 @@ def fuse_keys(config: Config) -> tuple[str, ...]:
     return (*keys, *dict.fromkeys((f"fuse.{config.fuse.head}", "fuse.linear")), "predict", *TOP)
 
 
+def audit_keys(config: Config) -> tuple[str, ...]:
+    """Keys that `audit` reads: those of the run in folds that it may train, and of linear heads on single encoders."""
+    return ("fuse", "predict", *TOP)
+
+
 def started_fuse_keys(config: Config) -> tuple[str, ...]:
     """Keys that `fuse` from a run's weights may read; which head's table it reads depends on the run."""
     return ("fuse", "predict", *TOP)

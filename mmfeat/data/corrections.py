@@ -191,6 +191,21 @@ def corrected_ids(file: Path, own: str | Sequence[str] = "") -> Spellings:
     return Spellings({record.cells[at].strip() for record in records})
 
 
+def corrected_labels(file: Path, columns: Mapping[str, str | Sequence[str]], *, separator: str) -> dict[str, list[str]]:
+    """The labels of each id in a file of corrections, as written there; none if the file does not exist.
+
+    Parameters
+    ----------
+    columns : mapping of str to str or sequence of str
+        The names of the columns `id` and `labels` in the source.
+    """
+    if not file.exists():
+        return {}
+    header, records = read_records(file)
+    at_id, at_labels = (_column(file, header, role, own=columns.get(role, "")) for role in ("id", "labels"))
+    return {one.cells[at_id].strip(): split_labels(one.cells[at_labels], separator) for one in records}
+
+
 def add_answers(
     file: Path, answers: Mapping[str, Sequence[str]], columns: Mapping[str, str | Sequence[str]], *, separator: str
 ) -> bytes:

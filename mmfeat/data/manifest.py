@@ -35,8 +35,8 @@ class Manifest:
     columns : dict of str to str or list of str
         The columns of the source for `id`, `image`, `caption`, `labels` and `group`: one name, or several.
     groups : np.ndarray or None
-        `(N,)` object of str: the row's group in the source, empty without one. None without a column of groups, and in
-        manifests from before groups were stored.
+        `(N,)` object of str: the row's group in the source, merged with that of groups.csv; empty without one. None without
+        either, and in manifests from before groups were stored.
     folds : np.ndarray or None
         `(N,)` int16: the number of the row's fold in the source, -1 for none. None without numbers of folds.
     """

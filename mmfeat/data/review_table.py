@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmfeat.common.csv_text import csv_text, unharmed
 from mmfeat.common.errors import DataError
 from mmfeat.common.labels import split_labels
 from mmfeat.common.spelling import Spellings
-from mmfeat.common.text import counted, nearest, quoted
+from mmfeat.common.text import quoted
+from mmfeat.data.review_answers import AnswerNames, Answers, unknown_class
 from mmfeat.data.tables.delimited import Record, read_records, repaired
 
 FILE = "review.csv"
 ID, ANSWER = "id", "labels"
 BETWEEN = ";"  # also separates labels, whatever the project's separator
 NO_LABELS = ("-", "none", "(none)")  # answers for no labels, unless one is a class's name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """The answers in a review table.
-
-    Attributes
-    ----------
-    given : dict of str to list of str
-        Labels of each answered id, in the order of the classes; an empty list for a row without labels.
-    n_blank : int
-        Rows without an answer.
-    """
-
-    given: dict[str, list[str]]
-    n_blank: int
 
 
 def nothing_mark(classes: Sequence[str]) -> str:
@@ -57,29 +41,17 @@ def read_answers(file: Path, ids: Sequence[str], classes: Sequence[str], *, sepa
     DataError
         The file cannot be read or is not a review table, or has an unknown id, a repeated id or an unknown class.
     """
-    known, given, lines = Spellings(set(ids)), {}, {}
+    names = AnswerNames(ids, classes, otherwise=f"leave the line's {ANSWER} blank")
     records, at = _records(file)
-    answered = [record for record in records if _answer(record, at)]
+    answered, given = [record for record in records if _answer(record, at)], {}
     for record in answered:
-        where = f"{file}:{record.line}"
-        try:
-            sample, found = _own_id(record, at, known)
-        except DataError as error:
-            raise DataError(f"{where}: the id {error}. Spell it as the manifest does") from None
-        if not found:
-            what = f"no row {quoted(sample)} in the manifest" if sample else "the id is blank"
-            raise DataError(f"{where}: {what}.{nearest(sample, ids)} Correct it, or leave the line's {ANSWER} blank")
-        if sample in lines:
-            raise DataError(f"{where}: repeats the id {quoted(sample)} of line {lines[sample]}. Leave one of them out")
-        lines[sample] = record.line
+        where, cell = f"{file}:{record.line}", record.cells[at[0]].strip()
+        sample = names.sample(where, f"line {record.line}", unharmed(cell), cell)
         try:
             given[sample] = named_classes(_answer(record, at), classes, separator)
         except KeyError as error:
-            name = error.args[0]
-            raise DataError(
-                f"{where}: row {quoted(sample)}: {quoted(name)} is not among the {counted(len(classes), 'class', 'classes')}."
-                f"{nearest(name, classes)} None of them at all: {nothing_mark(classes)}"
-            ) from None
+            hint = f" None of them at all: {nothing_mark(classes)}"
+            raise unknown_class(where, sample, error.args[0], classes=classes, hint=hint) from None
         except DataError as error:
             raise DataError(f"{where}: row {quoted(sample)}: the class {error}") from None
     return Answers(given=given, n_blank=len(records) - len(answered))
@@ -120,13 +92,6 @@ def _records(file: Path) -> tuple[list[Record], tuple[int, int]]:
 
 def _answer(record: Record, at: tuple[int, int]) -> str:
     return record.cells[at[1]].strip()
-
-
-def _own_id(record: Record, at: tuple[int, int], known: Spellings) -> tuple[str, bool]:
-    """The id that a row refers to and True, or the text of its cell and False."""
-    cell = record.cells[at[0]].strip()
-    found = known.find(unharmed(cell)) or known.find(cell)
-    return found or cell, found is not None
 
 
 def named_classes(answer: str, classes: Sequence[str], separator: str) -> list[str]:

@@ -18,6 +18,7 @@ from mmfeat.data.manifest import Manifest
 from mmfeat.data.setting_names import PREDICT
 from mmfeat.data.tables.readers import about_images_inside, read_rows
 from mmfeat.encoders.kinds import modality_kind
+from mmfeat.encoders.resolve import Identity
 from mmfeat.inference.networks import compose
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.predictor import Predictions, Predictor
@@ -25,6 +26,7 @@ from mmfeat.predictor.loaded_networks import head_outputs
 from mmfeat.project.encoding import encode_missing
 from mmfeat.project.project import Project
 from mmfeat.project.project_samples import ProjectSamples
+from mmfeat.store.feature_table import FeatureTable
 
 _BLOCK = 512  # rows whose images are in memory at a time, without a project
 _BATCH, _BATCH_WITH_TOKENS = 8192, 512  # rows of embeddings that are composed at a time
@@ -71,21 +73,8 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
         There is no such run, or it is stale.
     """
     composed = compose(project, run)
-    images, errors = _located(rows)
-    new = project.derived(samples=rows.samples(project, images))
-    everything = np.arange(len(rows.ids))
-    for identity in composed.identities.values():
-        extraction = encode_missing(new, identity, everything)
-        if not modality_kind(identity.spec.modality).settings.made_elsewhere:
-            keys = new.keys_of(identity)
-            recorded = new.store.encoder(identity.spec).errors_of(keys.keys)
-            errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
-            errors |= {**keys.reasons, **extraction.unread}
-    nothing = np.zeros(0, np.int64)  # a row that could not be encoded is not present
-    encoders = {n: (identity.spec, None) for n, identity in composed.identities.items()}
     tokens = {name: read.number for name, read in composed.composition.tokens.items()}
-    widths = {n: identity.width for n, identity in composed.identities.items()}
-    table = new.table_of(encoders, nothing, tokens, widths=widths)
+    table, errors = encoded_rows(project, rows, composed.identities, tokens)
     device = torch_device(project.config.device)
     composition = composed.composition.to(device)
     parts = [
@@ -94,7 +83,36 @@ def predict_in_project(project: Project, run: str, rows: NewRows, decision: Deci
         )
         for batch in table.batches(_BATCH_WITH_TOKENS if tokens else _BATCH)
     ]
-    return Predictions.joined(parts, explained(errors, rows.images, rows.sources.names()))
+    return Predictions.joined(parts, errors)
+
+
+def encoded_rows(
+    project: Project, rows: NewRows, identities: dict[str, Identity], tokens: dict[str, int] | None = None
+) -> tuple[FeatureTable, dict[int, str]]:
+    """The features of new samples; those that the store lacks are encoded into it. And row to the error.
+
+    Parameters
+    ----------
+    identities : dict of str to Identity
+        The encoders by name.
+    tokens : dict of str to int, optional
+        Encoders whose tokens are read too, with the setting `tokens`.
+    """
+    images, errors = _located(rows)
+    new = project.derived(samples=rows.samples(project, images))
+    everything = np.arange(len(rows.ids))
+    for identity in identities.values():
+        extraction = encode_missing(new, identity, everything)
+        if not modality_kind(identity.spec.modality).settings.made_elsewhere:
+            keys = new.keys_of(identity)
+            recorded = new.store.encoder(identity.spec).errors_of(keys.keys)
+            errors |= {row: reason for row, reason in recorded.items() if keys.present[row]}
+            errors |= {**keys.reasons, **extraction.unread}
+    nothing = np.zeros(0, np.int64)  # a row that could not be encoded is not present
+    encoders = {name: (identity.spec, None) for name, identity in identities.items()}
+    widths = {name: identity.width for name, identity in identities.items()}
+    table = new.table_of(encoders, nothing, tokens, widths=widths)
+    return table, explained(errors, rows.images, rows.sources.names())
 
 
 def predict_by_folder(predictor: Predictor, rows: NewRows, threshold: float | None = None) -> Predictions:

@@ -13,6 +13,7 @@ from mmfeat.common.errors import MmfeatError
 from mmfeat.config.read_keys import about_unread, decision_keys, fuse_keys, selftrain_keys
 from mmfeat.config.schema import HEAD, HEAD_ALONE, Config
 from mmfeat.inference.logits import probe_table
+from mmfeat.project.audit_record import audit_file
 from mmfeat.project.project import Project
 from mmfeat.project.staleness import state_of
 from mmfeat.runs.ensembles import RECIPE_HEADS
@@ -142,6 +143,13 @@ def after_evaluate(project: Project, split: str, names: Sequence[str] = ()) -> s
         command = f"mmfeat selftrain --rounds {ROUNDS}"
         return with_options(config, command) if _cached(project, rows) else EXTRACT
     return _to_predict(project, current) or _to_export(project, current, names) or with_options(config, RUNS)
+
+
+def after_report(project: Project, of_project: bool) -> str:
+    """The report of the best run after that of the project; an audit if there is none; then a review."""
+    if of_project:
+        return "mmfeat report"
+    return "mmfeat review" if audit_file(project).is_file() else "mmfeat audit"
 
 
 def after_selftrain(project: Project) -> str:

@@ -1,6 +1,13 @@
 """Multi-label metrics, confidence intervals, and the fit of thresholds and a temperature; without torch."""
 
-from mmfeat.metrics.bootstrap import Outcome, bootstrap_mean, bootstrap_metrics, paired_bootstrap, paired_difference
+from mmfeat.metrics.bootstrap import (
+    Outcome,
+    bootstrap_mean,
+    bootstrap_metrics,
+    paired_bootstrap,
+    paired_difference,
+    subset_difference,
+)
 from mmfeat.metrics.calibration import expected_calibration_error, fit_temperature
 from mmfeat.metrics.crossfit import crossfit_folds, crossfitted
 from mmfeat.metrics.most_frequent import most_frequent_baseline
@@ -25,4 +32,5 @@ __all__ = [
     "row_losses",
     "samples_f1_rows",
     "scores",
+    "subset_difference",
 ]

@@ -120,6 +120,49 @@ def paired_bootstrap(
     return {name: (float(difference[name][0]), *ends) for name, ends in _intervals(draws, names).items()}
 
 
+def subset_difference(
+    labels: np.ndarray,
+    outcome: Outcome,
+    kept: np.ndarray,
+    *,
+    n: int = RESAMPLES,
+    seed: int = 0,
+    names: Sequence[str] = METRIC_NAMES,
+) -> dict[str, tuple[float, float, float]]:
+    """How one model's metrics on some rows differ from those on all rows, with the 95 % bootstrap interval.
+
+    Both are computed from the same resampled rows, so that the interval is that of the paired difference. The order of
+    the rows matters as in :func:`paired_bootstrap`.
+
+    Parameters
+    ----------
+    kept : np.ndarray
+        `(N,)` bool: the rows that are kept.
+
+    Returns
+    -------
+    dict of str to (float, float, float)
+        For each metric: its value on the kept rows minus that on all, and the ends of the interval.
+
+    Raises
+    ------
+    MmfeatError
+        No row with a known label is kept.
+    """
+    labelled = (labels >= 0).any(1)
+    side, some = _labelled_only(labels, outcome, names), kept[labelled].astype(np.float32)
+    if not some.any():
+        raise MmfeatError("no row with a known label is kept")
+    everything = np.ones((1, side.n_rows), np.float32)
+    difference = _minus(names, side.metrics(everything * some), side.metrics(everything))
+    draws = [
+        _minus(names, side.metrics(weights * some), side.metrics(weights))
+        for weights in _draws(side.n_rows, n, seed)
+        if (weights @ some).all()
+    ]
+    return {name: (float(difference[name][0]), *ends) for name, ends in _intervals(draws, names).items()}
+
+
 def bootstrap_metrics(
     labels: np.ndarray, outcome: Outcome, names: Sequence[str] = METRIC_NAMES, *, n: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mmfeat.metrics.scoring import row_losses
@@ -38,20 +40,42 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def expected_calibration_error(labels: np.ndarray, probs: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error over known labels, with bins of equal width (Naeini et al., 2015).
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reliability:
+    """Known labels by their predicted probability, in bins of equal width from 0 to 1.
 
-    It is the mean distance between a probability and the share of positives among labels with about that probability.
-    Each known label counts once.
+    Attributes
+    ----------
+    n : np.ndarray
+        `(bins,)` float64: the number of labels.
+    predicted, positive : np.ndarray
+        `(bins,)` float64: the sum of their probabilities, and the number of positives among them.
     """
-    predicted, true, n = np.zeros(bins), np.zeros(bins), 0
+
+    n: np.ndarray
+    predicted: np.ndarray
+    positive: np.ndarray
+
+
+def reliability(labels: np.ndarray, probs: np.ndarray, bins: int = BINS) -> Reliability:
+    """Count known labels `(N, K)` in bins of their probabilities. Each known label counts once."""
+    n, predicted, positive = np.zeros((3, bins))
     step = max(1, _BLOCK // max(1, labels.shape[1]))
     for start in range(0, len(labels), step):
         block = slice(start, start + step)
         known = labels[block] >= 0
         values = probs[block][known]
         at = np.minimum((values * bins).astype(np.int64), bins - 1)
+        n += np.bincount(at, minlength=bins)
         predicted += np.bincount(at, values, bins)
-        true += np.bincount(at, labels[block][known] == 1, bins)
-        n += len(values)
-    return float(np.abs(predicted - true).sum() / max(n, 1))
+        positive += np.bincount(at, labels[block][known] == 1, bins)
+    return Reliability(n=n, predicted=predicted, positive=positive)
+
+
+def expected_calibration_error(labels: np.ndarray, probs: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error over known labels, with bins of equal width (Naeini et al., 2015).
+
+    It is the mean distance between a probability and the share of positives among labels with about that probability.
+    """
+    found = reliability(labels, probs, bins)
+    return float(np.abs(found.predicted - found.positive).sum() / max(found.n.sum(), 1))

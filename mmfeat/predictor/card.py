@@ -193,11 +193,13 @@ def training_section(lineage: dict[str, Any]) -> str:
         other = f"{both:,} of which another part was trained on" if both else "which no part was trained on"
         lines.append(f"- selected on {counted(lineage['n_selection'], 'labelled row')}, {other}")
     lines += ["", "| part | trained on | selected on |", "|---|---|---|"]
-    lines += [
-        f"| {_TITLES[part['kind']].format(_code(part['name']))} | {_trained(part)} | {_selected(part)} |"
-        for part in parts
-    ]
+    lines += [f"| {' | '.join(part_texts({**part, 'name': _code(part['name'])}))} |" for part in parts]
     return "\n".join([*lines, ""])
+
+
+def part_texts(part: dict[str, Any]) -> tuple[str, str, str]:
+    """A part of a lineage in words: what it is, the rows that it was trained on, and what was selected on which rows."""
+    return _TITLES[part["kind"]].format(part["name"]), _trained(part), _selected(part)
 
 
 _TITLES = {

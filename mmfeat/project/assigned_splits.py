@@ -49,6 +49,8 @@ class UnsplitRows:
         The group of each row in the source; empty without one.
     before : list of str or None
         The earlier split of each labelled row; empty without one. None without an earlier manifest.
+    merged : sequence of str or None
+        The groups merged with those of groups.csv; None without that file.
     """
 
     ids: Sequence[str]
@@ -56,6 +58,7 @@ class UnsplitRows:
     row_keys: RowKeys
     groups: Sequence[str]
     before: list[str] | None
+    merged: Sequence[str] | None = None
 
 
 def by_shares(config: Config, rows: UnsplitRows) -> AssignedSplits:
@@ -63,7 +66,7 @@ def by_shares(config: Config, rows: UnsplitRows) -> AssignedSplits:
 
     Only new rows become test.
     """
-    groups, known = groups_with_copies(rows.row_keys, rows.groups, rows.before)
+    groups, known = groups_with_copies(rows.row_keys, rows.groups, rows.before, merged=rows.merged)
     shares = {"val": config.split.val, "test": config.split.test}
     return _by_shares(config, rows, groups, shares=shares, known=known)
 
@@ -80,7 +83,7 @@ def as_given(config: Config, rows: UnsplitRows, given: GivenSplit) -> AssignedSp
     known = _known(rows, labelled, wanted, missing)
     sides = np.where(np.isin(known, ("val", "test")) & ~np.isin(known, missing), known, "train").astype(object)
     sides[~labelled] = ""
-    groups, found = groups_with_copies(rows.row_keys, rows.groups, known.tolist())
+    groups, found = groups_with_copies(rows.row_keys, rows.groups, known.tolist(), merged=rows.merged)
     groups, sides = groups.parted(sides.tolist())
     joined = np.array(found, dtype=object)
     at = ~labelled & np.isin(sides, ("val", "test"))

@@ -12,6 +12,8 @@ from mmfeat.common.text import counted
 from mmfeat.config.schema import Config
 from mmfeat.data.corrections import FILE, Corrected, corrected
 from mmfeat.data.difference import same_rows
+from mmfeat.data.duplicate_groups import FILE as GROUPS
+from mmfeat.data.duplicate_groups import merged_groups, read_groups
 from mmfeat.data.given_split import GivenSplit, given_split
 from mmfeat.data.manifest import Manifest
 from mmfeat.data.row_keys import RowKeys
@@ -48,7 +50,7 @@ def build_manifest(config: Config, data: Source, row_keys: RowKeys, before: Mani
     Raises
     ------
     DataError
-        No row has a label, a correction is wrong, rows of one group have different splits, or the split that the data
+        No row has a label, a correction or groups.csv is wrong, rows of one group have different splits, or the split that the data
         bring cannot be used.
     """
     found = corrected(data, config.root / FILE, config.data.separator, closed=bool(config.data.classes))
@@ -59,7 +61,9 @@ def build_manifest(config: Config, data: Source, row_keys: RowKeys, before: Mani
     if not has_label(labels).any():
         raise DataError(f"{config.data.source}: no labelled row. Name the column: --labels COLUMN")
     known = _earlier_splits(before, data) if before is not None else None
-    rows = UnsplitRows(ids=data.ids, labels=labels, row_keys=row_keys, groups=data.groups, before=known)
+    near = read_groups(config.root / GROUPS, data.ids)
+    merged = merged_groups(data.groups, near) if near is not None else None
+    rows = UnsplitRows(ids=data.ids, labels=labels, row_keys=row_keys, groups=data.groups, before=known, merged=merged)
     assigned = by_shares(config, rows) if given is None else as_given(config, rows, given)
     texts = {name: np.array(getattr(data, name), dtype=object) for name in ("ids", "images", "captions")}
     manifest = Manifest(
@@ -68,11 +72,23 @@ def build_manifest(config: Config, data: Source, row_keys: RowKeys, before: Mani
         split=assigned.split,
         classes=found.classes,
         columns=data.columns,
-        groups=np.array(data.groups, dtype=object) if data.columns.get("group") else None,
+        groups=merged if merged is not None else _own_groups(data),
         folds=given.folds if given else None,
     )
-    lines = [*about_corrections(found, data.classes), *lines, *assigned.lines]
+    lines = [*about_corrections(found, data.classes), *_about_groups(near), *lines, *assigned.lines]
     return BuiltManifest(manifest=manifest, lines=lines, split=assigned.origin)
+
+
+def _own_groups(data: Source) -> np.ndarray | None:
+    return np.array(data.groups, dtype=object) if data.columns.get("group") else None
+
+
+def _about_groups(near: np.ndarray | None) -> list[str]:
+    """A line about groups.csv, if there is one."""
+    if near is None:
+        return []
+    named = near[near != ""]
+    return [f"  {GROUPS}   {counted(len(named), 'row')} in {counted(len(set(named.tolist())), 'group')}"]
 
 
 def _visible_labels(found: Corrected, given: GivenSplit | None) -> tuple[np.ndarray, list[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfeat.common.remembered import recall, remember
 from mmfeat.config.schema import FILE_NAME, Config
-from mmfeat.data import corrections, review_table
+from mmfeat.data import corrections, review_journal, review_table
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.protected_paths import FOLDERS
 
@@ -29,7 +29,7 @@ def has_other_arguments(folder: Path, asked: dict[str, Any]) -> bool:
 
 def may_start_over(config: Config) -> bool:
     """Whether nothing is lost if mmfeat.toml and the manifest are replaced by those of other options."""
-    names = (*FOLDERS, corrections.FILE, review_table.FILE)
+    names = (*FOLDERS, corrections.FILE, review_table.FILE, review_journal.FILE)
     made = [config.path(config.store.path), *(config.root / name for name in names if name != ".mmfeat")]
     return Outputs(config).made(config.root / FILE_NAME) and not any(map(_holds_something, made))
 

@@ -15,7 +15,7 @@ from mmfeat.data.corrections import Corrected
 from mmfeat.data.difference import Difference
 from mmfeat.data.images.image_sources import ImageSources
 from mmfeat.data.manifest import Manifest
-from mmfeat.data.review_table import Answers
+from mmfeat.data.review_answers import Answers
 from mmfeat.data.row_keys import RowKeys
 from mmfeat.data.tables.columns import as_list
 from mmfeat.data.tables.readers import Source

@@ -1,7 +1,10 @@
-"""Several models on the same rows, and whether their differences are significant."""
+"""Several models on the same rows, whether their differences are significant, and one model class by class."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from mmfeat.common.csv_text import csv_text
 from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.report.table_layout import Table, number, outside, signed, table
 from mmfeat.report.text_tables import significance
@@ -52,3 +55,19 @@ def verdict(differences: dict[str, Difference], metric: str) -> str:
     """`not significant` if the interval of the project's metric includes 0, else `significant`."""
     _, low, high = differences[metric.replace("-", "_")]
     return significance(low, high)
+
+
+def class_table(metrics: Metrics, classes: tuple[str, ...]) -> str:
+    """CSV text: for each class its positives, F1, precision, recall, average precision and accuracy.
+
+    Metrics of a class without a positive among the rows are blank.
+    """
+    scores = metrics.scores
+    names = ("f1", "precision", "recall", "ap", "accuracy")
+    rows = []
+    columns = [getattr(scores, f"class_{name}") for name in names]
+    for k, label in enumerate(classes):
+        kept = scores.n_positives[k] > 0
+        cells = [f"{column[k]:.6f}" if kept and np.isfinite(column[k]) else "" for column in columns]
+        rows.append([label, int(scores.n_positives[k]), *cells])
+    return csv_text(["class", "n_positives", *names], rows)

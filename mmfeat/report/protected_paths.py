@@ -12,7 +12,7 @@ from mmfeat.config.schema import FILE_NAME, Config
 from mmfeat.data.images.archives import ARCHIVES
 from mmfeat.data.images.image_names import IMAGE_SUFFIXES
 
-FILES = (FILE_NAME, "manifest.parquet", "corrections.csv", "init.log")
+FILES = (FILE_NAME, "manifest.parquet", "corrections.csv", "groups.csv", "init.log", "audit.json")
 FOLDERS = ("checkpoints", "runs", "comparisons", "sweeps", "reviews", ".mmfeat")
 _TABLES = ("train.csv", "test.csv")  # of a source that is the project's own folder, in addition to COCO's .json
 

@@ -18,11 +18,12 @@ import mmfeat
 from mmfeat.common.errors import DataError, one_line
 from mmfeat.common.text import shown
 from mmfeat.predictor import Prediction, Predictor
-from mmfeat.serving.bodies import Asked, Body, opened, reading
+from mmfeat.serving.bodies import Asked, opened, reading
 from mmfeat.serving.callers import ANY, Callers, CheckedCallers
 from mmfeat.serving.docs_page import HEADERS, docs_page
 from mmfeat.serving.gathering import Gatherer
 from mmfeat.serving.limits import Limits
+from mmfeat.serving.request_body import receiving
 from mmfeat.serving.schemas import Answer, Health, PredictForm, PredictJson, Problem, answer_of
 
 logger = logging.getLogger("mmfeat.serving")
@@ -162,17 +163,11 @@ def build_app(service: Service, callers: Callers | None = None) -> FastAPI:
     )
     async def predict(request: Request) -> JSONResponse:
         """Labels, probabilities and unimodal probabilities of an image, a caption, or both."""
-        body = Body(request, service.limits)
         try:
-            with service.place():
-                async with reading(request, body, service.limits) as asked:
-                    return JSONResponse(await service.predict(asked, body.gone()))
-        except HTTPException as refusal:
-            if not body.finished:
-                if refusal.status_code != 408 and "expect" not in request.headers:  # no body follows
-                    await body.drain()
-                refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
-            raise
+            async with receiving(request, service.limits) as body:
+                with service.place():
+                    async with reading(request, body, service.limits) as asked:
+                        return JSONResponse(await service.predict(asked, body.gone()))
         except ClientDisconnect:
             raise HTTPException(400, "the client has gone") from None  # the client is gone
         except OSError as error:  # no file handle or disk space for an upload

@@ -5,12 +5,11 @@ A refused request is an HTTPException with a detail of one line.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from fastapi import HTTPException, Request
 from PIL import Image
@@ -23,13 +22,12 @@ from mmfeat.common.errors import one_line
 from mmfeat.common.text import shown
 from mmfeat.encoders.image_decoding import open_image
 from mmfeat.serving.limits import Limits
+from mmfeat.serving.request_body import Body, invalid, too_large
 from mmfeat.serving.schemas import Detail, PredictForm, PredictJson
 
 # Decoders for untrusted bytes; some others of Pillow start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-DRAIN_SECONDS = 5.0
 MAX_RATIO = 100
-_TAIL = 1024  # last bytes of a form, which must contain its final boundary
 _JSON, _FORM = "application/json", "multipart/form-data"
 
 
@@ -41,55 +39,6 @@ class Asked(NamedTuple):
     top_k: int | None
     threshold: float | None
     detail: Detail
-
-
-class Body:
-    """The incoming body of a request; more than the limit is refused, whatever its headers declare."""
-
-    def __init__(self, request: Request, limits: Limits) -> None:
-        self._receive: Callable[[], Awaitable[MutableMapping[str, Any]]] = request.receive
-        self._limits = limits
-        self._until = asyncio.get_running_loop().time() + limits.seconds
-        self._size = 0
-        self.finished = False
-        self.tail = b""
-
-    async def receive(self) -> MutableMapping[str, Any]:
-        """The next ASGI message."""
-        try:
-            async with asyncio.timeout_at(self._until):
-                message = await self._next()
-        except TimeoutError:
-            raise HTTPException(408, f"the body took more than {self._limits.seconds:g} s to arrive") from None
-        if self._size > self._limits.body:
-            raise too_large(self._limits)
-        self.tail = (self.tail + message.get("body", b"")[-_TAIL:])[-_TAIL:]
-        return message
-
-    async def drain(self) -> None:
-        """Discard the rest for some seconds: a client that is still sending does not read the answer."""
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                while not self.finished:
-                    await self._next()
-        except TimeoutError:
-            pass
-
-    async def gone(self) -> None:
-        """Wait until the client has closed its connection. Only valid when nothing else reads the body."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    async def _next(self) -> MutableMapping[str, Any]:
-        message = await self._receive()
-        self._size += len(message.get("body", b""))
-        self.finished = not message.get("more_body", False)
-        return message
-
-
-def too_large(limits: Limits) -> HTTPException:
-    """The refusal of a body over the limit."""
-    return HTTPException(413, f"the body is larger than {limits.megabytes:g} MB")
 
 
 @asynccontextmanager
@@ -175,7 +124,7 @@ def _from_json(body: bytes, limits: Limits) -> Asked:
     try:
         found = PredictJson.model_validate_json(body, strict=True)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error, PredictJson) from None
     return _checked(_asked(found.image or None, found), limits)
 
 
@@ -194,7 +143,7 @@ def _from_form(form: FormData, limits: Limits) -> Asked:
     try:
         found = PredictForm.model_validate(values)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error, PredictJson) from None
     chosen = upload is not None and (upload.size or upload.filename)  # browsers send a nameless empty file for no file
     return _checked(_asked(upload.file if chosen else None, found), limits)
 
@@ -211,12 +160,3 @@ def _checked(asked: Asked, limits: Limits) -> Asked:
     if asked.image is None and not (asked.caption or "").strip():
         raise HTTPException(422, "neither an image nor a caption")
     return asked
-
-
-def _invalid(error: ValidationError) -> HTTPException:
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    known = ", ".join(PredictJson.model_fields)
-    reason = f"no such field. There are: {known}" if first["type"] == "extra_forbidden" else first["msg"]
-    status = 400 if first["type"] == "json_invalid" else 422
-    return HTTPException(status, shown(f"{where}: {reason}" if where else reason, 200))

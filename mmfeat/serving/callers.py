@@ -37,6 +37,8 @@ class Callers:
         Further accepted names in the Host header, without a port; `*`: any.
     origins : sequence of str
         Further accepted origins of pages, such as `https://example.org` or `http://localhost:3000`; `*`: any.
+    command : str
+        The command whose options accept further ones, for messages; empty if there is none.
 
     Raises
     ------
@@ -44,7 +46,14 @@ class Callers:
         A host is not a name, or an origin is invalid.
     """
 
-    def __init__(self, bound: str = "127.0.0.1", hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        bound: str = "127.0.0.1",
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
+        *,
+        command: str = "mmfeat serve",
+    ) -> None:
         for host in hosts:
             if host != ANY and not (_NAME.fullmatch(host) and _split(host)[0] == _name(host)):
                 raise ConfigError(
@@ -58,6 +67,7 @@ class Callers:
         self.everywhere = bound in _EVERYWHERE
         named = {"localhost", _name(bound), *map(_name, hosts)}
         self.hosts = named | {_name(socket.gethostname())} if self.everywhere else named
+        self._command = command
         self.origins = tuple(origin.rstrip("/").lower() for origin in origins)
 
     def answers_to(self, host: str) -> bool:
@@ -79,20 +89,16 @@ class Callers:
         host = given.get(b"host", "localhost")
         if not self.answers_to(host):
             name = shown(_split(host)[0])
-            return (
-                421,
-                f"this server does not answer to the name {quoted(host)}. To let it: mmfeat serve --allow-host {name}",
-            )
+            remedy = f" To let it: {self._command} --allow-host {name}" if self._command else ""
+            return 421, f"this server does not answer to the name {quoted(host)}.{remedy}"
         origin = given.get(b"origin")
         if origin is None:
             other = given.get(b"sec-fetch-site", "none") in ("cross-site", "same-site") and method not in _READS
             return (403, "pages of other sites may not post here: the request has no Origin") if other else None
         if _authority(origin) == _split(host) or origin.lower() in self.origins or ANY in self.origins:
             return None
-        return (
-            403,
-            f"pages of {quoted(origin)} may not ask here. To let them: mmfeat serve --allow-origin {shown(origin)}",
-        )
+        remedy = f" To let them: {self._command} --allow-origin {shown(origin)}" if self._command else ""
+        return 403, f"pages of {quoted(origin)} may not ask here.{remedy}"
 
 
 class CheckedCallers:

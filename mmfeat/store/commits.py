@@ -18,6 +18,7 @@ from mmfeat.common.seals import read_sealed, write_sealed
 
 FORMAT = 1
 EMBEDDINGS = "embeddings"
+THUMBNAILS = "thumbnails"  # kind of file, and its folder in the store
 FOLDER_NAME = re.compile(r"-[0-9a-f]{12}$")  # of an encoder's folder
 _FILE = re.compile(
     r"(?:(?P<tokens>tokens-\d+)/)?part-[0-9a-f]{16}\.h5|logits-(?P<output>[0-9a-f]{12})/part-[0-9a-f]{16}-[0-9a-f]{8}\.h5"
@@ -36,11 +37,13 @@ class Layout(NamedTuple):
 SEGMENT = Layout(encoding="mmfeat-part", values=EMBEDDINGS, dtypes=("<f2", "<f4"), n_axes=2)
 TOKENS = Layout(encoding="mmfeat-tokens", values="tokens", dtypes=("<f2", "<f4"), n_axes=3)
 LOGITS = Layout(encoding="mmfeat-logits", values="logits", dtypes=("<f4",), n_axes=2)
+JPEGS = Layout(encoding="mmfeat-thumbnails", values="jpegs", dtypes=("|u1",), n_axes=1)
+_LAYOUTS = {EMBEDDINGS: SEGMENT, THUMBNAILS: JPEGS}
 
 
 def layout_of(kind: str) -> Layout:
-    """The layout of a kind: `embeddings`, `tokens-<number>`, or an output key."""
-    return SEGMENT if kind == EMBEDDINGS else TOKENS if kind.startswith("tokens-") else LOGITS
+    """The layout of a kind: `embeddings`, `thumbnails`, `tokens-<number>`, or an output key."""
+    return _LAYOUTS.get(kind) or (TOKENS if kind.startswith("tokens-") else LOGITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Commit:
     file : str
         Path relative to the encoder's folder.
     kind : str
-        `embeddings`, `tokens-<number>`, or the output key of a file of logits.
+        `embeddings`, `thumbnails`, `tokens-<number>`, or the output key of a file of logits.
     size : int
         Size in bytes.
     sha256 : str
@@ -79,7 +82,7 @@ def tokens_kind(number: int) -> str:
 
 def new_segment_name(kind: str = EMBEDDINGS) -> str:
     """A unique name for a segment."""
-    return f"{'' if kind == EMBEDDINGS else f'{kind}/'}part-{secrets.token_hex(8)}.h5"
+    return f"{'' if kind in _LAYOUTS else f'{kind}/'}part-{secrets.token_hex(8)}.h5"
 
 
 def new_logits_name(output_key: str, segment: str) -> str:
@@ -136,7 +139,8 @@ def read_commit(path: Path) -> Commit:
         commit = Commit(**values)
         match = _FILE.fullmatch(commit.file)
         kind = commit.kind[:12] if match["output"] else commit.kind
-        right_kind = kind == (match["output"] or match["tokens"] or EMBEDDINGS)
+        named = match["output"] or match["tokens"]
+        right_kind = kind == named if named else kind in _LAYOUTS
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -19,6 +19,7 @@ from mmfeat.common.verified import VerifiedFiles
 from mmfeat.store.commits import (
     EMBEDDINGS,
     LOGITS,
+    THUMBNAILS,
     TOKENS,
     Commit,
     commit_paths,
@@ -31,6 +32,7 @@ from mmfeat.store.commits import (
 from mmfeat.store.encoder_record import encoder_folders
 from mmfeat.store.keys import FRONT
 from mmfeat.store.references import References, all_references
+from mmfeat.store.thumbnail_store import THUMBNAILS_KEY
 from mmfeat.store.uncommitted import is_being_written, uncommitted_files
 
 
@@ -69,11 +71,11 @@ def find_garbage(store: Path, references: Sequence[References]) -> list[Garbage]
         The store cannot be read, or has files of a newer mmfeat.
     """
     found = []
-    for folder in encoder_folders(store):
+    thumbnails = store / THUMBNAILS
+    for folder in [*encoder_folders(store), *([thumbnails] if thumbnails.is_dir() else [])]:
         kinds = _wanted(folder.name, references)
         if kinds is None:
-            what = "these cached layers" if folder.name.startswith(FRONT) else "this encoder"
-            why = f"no project refers to {what}"
+            why = f"no project refers to {_title(folder.name)}"
             found.append(
                 Garbage(
                     name=folder.name, paths=(folder,), n_bytes=_size(folder.rglob("*")), why=why, folder=folder.name
@@ -112,10 +114,20 @@ def remove_garbage(store: Path, garbage: Sequence[Garbage], own: References) -> 
     return freed
 
 
+def _title(folder: str) -> str:
+    if folder == THUMBNAILS:
+        return "these thumbnails"
+    return "these cached layers" if folder.startswith(FRONT) else "this encoder"
+
+
 def _wanted(folder: str, references: Sequence[References]) -> set[str] | None:
-    """The kinds of an encoder that projects refer to; None if no project refers to the encoder."""
-    found = [kinds for one in references for key, kinds in one.encoders.items() if folder.endswith(f"-{key[:12]}")]
+    """The kinds of an encoder, or of thumbnails, that projects refer to; None if no project refers to them."""
+    found = [kinds for one in references for key, kinds in one.encoders.items() if _is_of(folder, key)]
     return set().union(*found) if found else None
+
+
+def _is_of(folder: str, key: str) -> bool:
+    return key == THUMBNAILS_KEY if folder == THUMBNAILS else folder.endswith(f"-{key[:12]}")
 
 
 def _remove_folder(store: Path, folder: Path, own: References) -> bool:

@@ -24,6 +24,7 @@ from mmfeat.store.commits import (
     EMBEDDINGS,
     FORMAT,
     LOGITS,
+    THUMBNAILS,
     TOKENS,
     Commit,
     layout_of,
@@ -54,7 +55,7 @@ def write_file(
     arrays : dict of np.ndarray
         `row_key` and the kind's other arrays, of equal length, little-endian.
     errors : sequence of str
-        One for each row of embeddings, empty for rows without an error; empty sequence for tokens and logits.
+        One for each row of embeddings or thumbnails, empty for rows without an error; empty sequence for tokens and logits.
     attributes : dict
         Recorded with the file: encoder key, output key, host, device, versions.
 
@@ -70,7 +71,7 @@ def write_file(
         _write_head(h5, kind, n_errors, attributes=attributes)
         for name, array in arrays.items():
             h5.create_dataset(name, data=np.ascontiguousarray(array))
-        if kind == EMBEDDINGS:
+        if kind in (EMBEDDINGS, THUMBNAILS):
             _write_errors(h5, errors)
     data = image.getbuffer()
     commit = Commit(

@@ -15,6 +15,7 @@ from mmfeat.common.verified import VerifiedFiles
 from mmfeat.store.commits import EMBEDDINGS, LOGITS, Commit, commit_paths, layout_of, read_commit
 from mmfeat.store.encoder_record import RECORD, read_record
 from mmfeat.store.segments import open_file
+from mmfeat.store.thumbnail_store import open_thumbnails
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Verified:
 
 
 def size_of(folder: Path) -> int:
-    """Total bytes of the committed files of an encoder's folder."""
+    """Total bytes of the committed files of an encoder's folder, or of the thumbnails."""
     total = 0
     for path in commit_paths(folder):
         try:
@@ -61,18 +62,10 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
     except StoreError as error:
         result.problems.append(str(error))
         key = width = None
-    memory, commits, named = VerifiedFiles(folder), [], {RECORD}
-    for path in commit_paths(folder):
-        named.add(f"commits/{path.name}")
-        try:
-            commits.append(read_commit(path))
-        except FileNotFoundError:  # the file was merged or removed meanwhile
-            continue
-        except (ValueError, StoreError) as error:
-            result.problems.append(f"{path}: {error}")
+    memory, named = VerifiedFiles(folder), {RECORD}
+    commits = _commits(folder, result, named)
     segments: dict[str, np.ndarray] = {}
     for commit in sorted(commits, key=lambda commit: commit.kind != EMBEDDINGS):
-        named.add(commit.file)
         try:
             rows = _verify(folder, commit, memory, key=key, width=width, segments=segments)
             result.n_files += 1
@@ -83,13 +76,52 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
                 result.problems.append(f"{folder / commit.file}: {error}")
         advance(commit.size)
     memory.save()
+    result.uncommitted = _other_files(folder, named)
+    return result
+
+
+def verify_thumbnails(folder: Path, advance: Callable[[int], None]) -> Verified:
+    """Verify the folder of thumbnails, as :func:`verify_encoder` does an encoder's."""
+    result, memory, named = Verified(), VerifiedFiles(folder), set()
+    for commit in _commits(folder, result, named):
+        try:
+            memory.forget(commit)
+            open_thumbnails(folder / commit.file, commit, memory.check(commit))
+            result.n_files += 1
+            result.n_bytes += commit.size
+            result.n_rows += commit.rows
+        except (ValueError, StoreError) as error:
+            if (folder / "commits" / commit.name).exists():
+                result.problems.append(f"{folder / commit.file}: {error}")
+        advance(commit.size)
+    memory.save()
+    result.uncommitted = _other_files(folder, named)
+    return result
+
+
+def _commits(folder: Path, result: Verified, named: set[str]) -> list[Commit]:
+    """The readable commits of a folder; adds damaged ones to the problems, and the names of commits and their files to `named`."""
+    commits = []
+    for path in commit_paths(folder):
+        named.add(f"commits/{path.name}")
+        try:
+            commits.append(read_commit(path))
+        except FileNotFoundError:  # the file was merged or removed meanwhile
+            continue
+        except (ValueError, StoreError) as error:
+            result.problems.append(f"{path}: {error}")
+    named.update(commit.file for commit in commits)
+    return commits
+
+
+def _other_files(folder: Path, named: set[str]) -> list[Path]:
+    """Files that no commit names, except unfinished ones."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    result.uncommitted = [
+    return [
         path
         for path in files
         if path.relative_to(folder).as_posix() not in named and not path.name.startswith(TEMPORARY)
     ]
-    return result
 
 
 def _verify(

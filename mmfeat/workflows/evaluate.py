@@ -6,24 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from mmfeat.common.csv_text import csv_text
-from mmfeat.common.errors import ConfigError, DataError, RunError
+from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.common.former_arguments import former_arguments
-from mmfeat.common.randomness import id_numbers
 from mmfeat.common.text import counted
-from mmfeat.inference.fitted_rules import rule_for_rows
+from mmfeat.inference.evaluation import evaluated_model, labelled_rows
 from mmfeat.inference.honest_choice import HonestChoice, honest_choices
-from mmfeat.inference.logits import logits_of
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
-from mmfeat.inference.threshold_report import ThresholdReport, threshold_report
-from mmfeat.metrics import Outcome, paired_bootstrap
-from mmfeat.metrics.metric_rows import Metrics, metrics_of, outcome_of
+from mmfeat.inference.threshold_report import ThresholdReport
+from mmfeat.metrics import paired_bootstrap
+from mmfeat.metrics.metric_rows import Metrics
 from mmfeat.project.project import Project
-from mmfeat.project.staleness import about_relabelled, labels_now, lineage_of, named_model
-from mmfeat.report.evaluation_table import METRIC_TITLES
+from mmfeat.project.staleness import about_relabelled, labels_now, named_model
+from mmfeat.report.evaluation_table import METRIC_TITLES, class_table
 from mmfeat.report.outputs import Outputs
 from mmfeat.report.result import Record, TableResult
 
@@ -90,18 +85,6 @@ class EvaluateResult(TableResult):
         ]
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """One run or encoder on the rows."""
-
-    metrics: Metrics
-    outcome: Outcome
-    threshold: ThresholdReport | None
-    trained: list[str]
-    n_selected: int
-    n_out_of_fold: int
-
-
 @former_arguments(2, "split", "overwrite")
 def evaluate(
     project: Project,
@@ -139,12 +122,12 @@ def evaluate(
     manifest = project.manifest
     if honest and split != "val":
         raise ConfigError(f"--honest is about choices on val: leave out --split {split}")
-    given, rows = _different(names or ()), _labelled_rows(project, split)
+    given, rows = _different(names or ()), labelled_rows(project, split)
     names = given or [best_run(project).name]
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work
         outputs.check(path, own=True, earlier=True)
-    found = {name: _evaluated(project, name, rows) for name in names}
+    found = {name: evaluated_model(project, name, rows) for name in names}
     for name, one in found.items():
         outputs.write(paths[name], class_table(one.metrics, manifest.classes), own=True, earlier=True)
     labels, first = manifest.labels[rows], found[names[0]].outcome
@@ -176,54 +159,7 @@ def _relabelled(project: Project, names: Sequence[str]) -> dict[str, str]:
     return {name: about_relabelled(named_model(project, name), now) for name in names}
 
 
-def _labelled_rows(project: Project, split: str) -> np.ndarray:
-    """The labelled rows of a split in the order of their ids' hashes, on which the bootstrap's draws depend."""
-    rows = project.manifest.rows(split)
-    if not len(rows):
-        raise DataError(
-            f"there are no labelled {split} rows. Set [split] {split} in mmfeat.toml before the first: mmfeat init"
-        )
-    return rows[np.argsort(id_numbers(project.manifest.ids[rows]), kind="stable")]
-
-
-def _evaluated(project: Project, name: str, rows: np.ndarray) -> _Evaluated:
-    """Metrics and lineage of a run or encoder; its logits of val rows are read once."""
-    manifest, val = project.manifest, project.manifest.rows("val")
-    of_val = logits_of(project, name, val).logits if len(val) else None
-    if np.array_equal(np.sort(rows), val):
-        logits = of_val[np.searchsorted(val, rows)]
-    else:
-        logits = logits_of(project, name, rows).logits
-    decision = rule_for_rows(project, name, rows, val_logits=of_val)
-    lineage = lineage_of(project, name)
-    trained, chosen = lineage.among(manifest.ids[rows])
-    return _Evaluated(
-        metrics_of(manifest.labels[rows], logits, decision),
-        outcome_of(logits, decision),
-        threshold=None if of_val is None else threshold_report(project, of_val),
-        trained=manifest.ids[np.sort(rows[trained])].tolist(),
-        n_selected=int(chosen.sum()),
-        n_out_of_fold=int(lineage.is_out_of_fold(manifest.ids[rows]).sum()),
-    )
-
-
 def _file(project: Project, name: str, split: str) -> Path:
     """Path of a run's table by class."""
     of_encoder = name in project.config.encoder
     return project.runs_folder / (f"evaluation-{name}-{split}.csv" if of_encoder else f"{name}/evaluation-{split}.csv")
-
-
-def class_table(metrics: Metrics, classes: tuple[str, ...]) -> str:
-    """CSV text: for each class its positives, F1, precision, recall, average precision and accuracy.
-
-    Metrics of a class without a positive among the rows are blank.
-    """
-    scores = metrics.scores
-    names = ("f1", "precision", "recall", "ap", "accuracy")
-    rows = []
-    columns = [getattr(scores, f"class_{name}") for name in names]
-    for k, label in enumerate(classes):
-        kept = scores.n_positives[k] > 0
-        cells = [f"{column[k]:.6f}" if kept and np.isfinite(column[k]) else "" for column in columns]
-        rows.append([label, int(scores.n_positives[k]), *cells])
-    return csv_text(["class", "n_positives", *names], rows)

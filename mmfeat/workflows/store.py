@@ -21,7 +21,7 @@ from mmfeat.project.project import Project
 from mmfeat.report.result import Record, TableResult
 from mmfeat.runs.run import all_runs, damaged_runs
 from mmfeat.selftraining.saved_rounds import RESUME
-from mmfeat.store.commits import tokens_kind
+from mmfeat.store.commits import THUMBNAILS, tokens_kind
 from mmfeat.store.encoder_record import encoder_folders
 from mmfeat.store.feature_table import FeatureTable
 from mmfeat.store.garbage import Garbage, find_garbage, remove_garbage
@@ -34,7 +34,8 @@ from mmfeat.store.references import (
     settle_references,
 )
 from mmfeat.store.table_exports import arrays_of, export_table
-from mmfeat.store.verify import Verified, size_of, verify_encoder
+from mmfeat.store.thumbnail_store import THUMBNAILS_KEY
+from mmfeat.store.verify import Verified, size_of, verify_encoder, verify_thumbnails
 from mmfeat.training.cut_plan import configured_fronts
 
 # Checkpoints of comparisons and sweeps: a project refers to their features as long as it keeps these folders.
@@ -82,8 +83,9 @@ def verify_store(project: Project) -> VerifyResult:
         The store cannot be read.
     """
     start = time.perf_counter()
-    folders = encoder_folders(project.store.path)
-    found = {}
+    folders, found = encoder_folders(project.store.path), {}
+    thumbnails = project.store.path / THUMBNAILS
+    folders += [thumbnails] if thumbnails.is_dir() else []
     with progress("verifying", sum(map(size_of, folders)) // 2**20, "MiB") as bar:
         done = 0
 
@@ -93,7 +95,8 @@ def verify_store(project: Project) -> VerifyResult:
             bar.advance(done // 2**20 - before)
 
         for folder in folders:
-            found[folder.name] = verify_encoder(folder, advance)
+            verify = verify_thumbnails if folder == thumbnails else verify_encoder
+            found[folder.name] = verify(folder, advance)
     return VerifyResult(found=found, seconds=time.perf_counter() - start)
 
 
@@ -131,7 +134,7 @@ class GarbageResult(TableResult):
 
 
 def references_of(project: Project) -> References:
-    """The features that a project's encoders, checkpoints, comparisons, sweeps and runs refer to.
+    """The features that a project's encoders, checkpoints, comparisons, sweeps and runs refer to, and its thumbnails.
 
     Raises
     ------
@@ -139,6 +142,10 @@ def references_of(project: Project) -> References:
         One of them cannot be read, so its references are unknown.
     """
     references = new_references(project.root)
+    if any(
+        THUMBNAILS_KEY in one.encoders for one in all_references(project.store.path) if one.place == references.place
+    ):
+        references.add(THUMBNAILS_KEY, THUMBNAILS)
     for name in project.config.encoder:
         try:
             identity = project.identity(name)

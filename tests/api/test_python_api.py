@@ -49,6 +49,7 @@ LEFT_OUT = {
     "runs": {"rename", "delete", "note"},  # rename_run(old, new), delete_run(name), note_run(name, text)
     "serve": None,  # runs until it is ended
     "predict": {"model"},  # mmfeat.predict(model, ...)
+    "audit": {"apply"},  # apply_groups()
     "review": {"apply", "undo"},  # apply_review(file), undo_review()
 }
 
@@ -132,7 +133,7 @@ def test_a_whole_session_prints_nothing_and_every_result_is_readable(own, tmp_pa
 
 
 def test_progress_is_shown_unless_it_is_turned_off(own, capfd, monkeypatch):
-    monkeypatch.setattr("mmfeat.workflows.fuse.fuse", lambda project, naming: say("working"))
+    monkeypatch.setattr("mmfeat.workflows.fuse.fuse", lambda project, **_: say("working"))
     mf.Project(own.root).fuse()
     assert capfd.readouterr() == ("", "working\n")
     own.fuse()

@@ -72,12 +72,18 @@ DECISION = {"--threshold": Opt("0.3"), "--empty": Opt("none"), "--calibration": 
 SHIPPED = {**DECISION, "--metric": Opt("map", acts=[["--threshold", "tuned"]], refused=[[]]), "--device": DEVICE}
 ROWS, TABLE, PICTURES, CAPTIONED = [], ["new.csv"], ["photos/"], ["photos/", "--captions", "c.csv"]
 ONE, MODEL = ["a.jpg"], ["--model", "m"]
-APPLY, UNDO, REVIEWED = ["--apply", "f.csv"], ["--undo"], ["crossattn-1"]
+GROUPS, PROJECT = ["--apply", "groups"], ["--project"]
+APPLY, UNDO, REVIEWED, SERVE = ["--apply", "f.csv"], ["--undo"], ["crossattn-1"], ["--serve"]
 
 
 def written(value: str, **more) -> Opt:
-    """An option of `review` that acts when a review is written."""
-    return Opt(value, refused=[APPLY, UNDO], **more)
+    """An option of `review` that acts when a review is written or served."""
+    return Opt(value, acts=[[], SERVE], refused=[APPLY, UNDO], **more)
+
+
+def audited(value: str, **more) -> Opt:
+    """An option of `audit` that acts when the data are looked at."""
+    return Opt(value, refused=[GROUPS], **more)
 
 
 def listed(value: str, **more) -> Opt:
@@ -242,22 +248,73 @@ COMMANDS = {
             ),
         },
     ),
+    "audit": Spec(
+        [],
+        ["audit.audit", "apply_groups.apply_groups"],
+        {
+            "--fail-on": audited("leakage,label"),
+            "--out": audited("x.csv"),
+            "--apply": Opt("groups"),
+            "--folds": audited("3"),
+            "--threshold": audited("0.3"),
+            "--metric": audited("map"),
+            "--seed": audited("3"),
+            "--device": audited("cpu"),
+            "--overwrite": Opt(acts=[[], GROUPS]),
+            "--set": audited("fuse.linear.lr=0.1", elsewhere={"selftrain.rounds=2": []}),
+        },
+    ),
     "review": Spec(
         [],
-        ["review.review", "apply_review.apply_review", "apply_review.undo_review"],
+        ["review.review", "serve_review.serve_review", "apply_review.apply_review", "apply_review.undo_review"],
         {
             "--n": written("3"),
             "--split": written("train"),
+            "--format": Opt("coco", refused=[APPLY, UNDO, SERVE]),
             "--out": written("x.csv"),
+            "--serve": Opt(refused=[APPLY, UNDO]),
+            "--port": Opt("8123", acts=[SERVE], refused=[[], APPLY, UNDO]),
+            "--no-browser": Opt(acts=[SERVE], refused=[[], APPLY, UNDO]),
             "--apply": Opt("f.csv", refused=[UNDO]),
             "--undo": Opt(),
-            "--overwrite": Opt(acts=[[], APPLY, UNDO]),
+            "--overwrite": Opt(acts=[[], APPLY, UNDO], refused=[SERVE]),
             "--threshold": written("0.3"),
             "--empty": written("none"),
             "--calibration": written("temperature"),
             "--device": written("cpu"),
             "--set": written("predict.threshold=0.3"),
             "--metric": Opt("map", acts=[[], [*REVIEWED, "--threshold", "tuned"]], refused=[REVIEWED, APPLY, UNDO]),
+        },
+    ),
+    "report": Spec(
+        [],
+        ["report.report"],
+        {
+            "--project": Opt(),
+            "--split": Opt("train", refused=[PROJECT]),
+            "--no-images": Opt(refused=[PROJECT]),
+            "--no-captions": Opt(refused=[PROJECT]),
+            "--out": Opt("x.html", acts=[[], PROJECT]),
+            **OVERWRITE,
+            **DECISION,
+            **SCORED,
+            "--set": Opt("predict.threshold=0.3", elsewhere={"seed=3": []}),
+        },
+    ),
+    "search": Spec(
+        [],
+        ["search.search"],
+        {
+            "--like": Opt("2"),
+            "--caption": Opt("a dog"),
+            "--encoder": Opt("image"),
+            "--split": Opt("val"),
+            "--n": Opt("3"),
+            "--html": Opt("x.html"),
+            **OVERWRITE,
+            "--engine": Opt("torch"),
+            "--device": DEVICE,
+            "--set": Opt("engine=torch", elsewhere={"seed=3": []}),
         },
     ),
     "predict": Spec(

@@ -29,7 +29,11 @@ COMMANDS = {
     "selftrain": ["selftrain", "--head", "linear", "--rounds", "1"],
     "sweep fuse": ["sweep", "fuse", "--head", "linear", "--lr", "1e-3,1e-2", "--seeds", "2"],
     "sweep finetune": ["sweep", "finetune", "text", "--lr", "1e-4,5e-4", "--epochs", "1"],
+    "audit": ["audit", "--folds", "2", "--set", "fuse.head=linear"],
     "review": ["review", "--n", "3"],
+    "report": ["report", "crossattn-1"],
+    "report --project": ["report", "--project"],
+    "search": ["search", "--caption", "a red circle"],
     "predict": ["predict"],
     "predict one": ["predict", "--caption", "a red circle"],
     "evaluate": ["evaluate", "crossattn-1", "image"],
@@ -43,7 +47,17 @@ COMMANDS = {
     "reproduce": ["reproduce", "--dry-run", "--tables", "3"],
     "store import": ["store", "import", "clip", "../embeddings.npy", "--ids", "../ids.txt"],
 }
-WITHOUT_TABLE = {"init", "review", "predict", "export", "store gc", "store import", "demo"}
+WITHOUT_TABLE = {
+    "init",
+    "review",
+    "report",
+    "report --project",
+    "predict",
+    "export",
+    "store gc",
+    "store import",
+    "demo",
+}
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_predictions(label_column, top_k):
 
 
 def test_evaluations():
-    from mmfeat.workflows.evaluate import class_table
+    from mmfeat.report.evaluation_table import class_table
 
     table = rows_of(class_table(figures(), CLASSES))
     assert is_guarded(class_table(figures(), CLASSES))
@@ -111,7 +111,7 @@ def test_reviews():
 
 
 def test_only_one_module_writes_csv_for_people():
-    """Others write what has to stay to the letter: corrections, and the demo's source."""
+    """Others write what has to stay to the letter: corrections, groups, and the demo's source."""
     from pathlib import Path
 
     import mmfeat
@@ -120,4 +120,9 @@ def test_only_one_module_writes_csv_for_people():
     writers = {
         p.relative_to(root).as_posix() for p in root.rglob("*.py") if "csv.writer(" in p.read_text(encoding="utf-8")
     }
-    assert writers == {"common/csv_text.py", "data/corrections.py", "data/demo_data.py"}
+    assert writers == {
+        "common/csv_text.py",
+        "data/corrections.py",
+        "data/duplicate_groups.py",
+        "data/demo_data.py",
+    }

@@ -9,9 +9,9 @@ import pytest
 
 from mmfeat.common.errors import DataError, MmfeatError
 from mmfeat.common.exclusive import alone_in
+from mmfeat.project import applied_reviews as answers
+from mmfeat.project.applied_reviews import apply_review, undo_review
 from mmfeat.project.project import Project
-from mmfeat.workflows import apply_review as answers
-from mmfeat.workflows.apply_review import apply_review, undo_review
 
 
 def test_the_second_is_told_and_a_process_that_ended_holds_nothing(tmp_path):

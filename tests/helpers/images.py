@@ -69,3 +69,12 @@ def tar_of(path, members: dict[str, bytes], mode="w", **fields):
 
 
 MAKE = {"zip": zip_of, "tar": tar_of}
+
+
+def textured(seed: int, size: tuple[int, int] = (240, 180)) -> Image.Image:
+    """A picture with structure at several scales, unlike that of any other seed."""
+    rng, pixels = np.random.default_rng(seed), np.zeros((size[1], size[0], 3))
+    for cells in (3, 6, 12, 24):
+        grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        pixels += np.asarray(grid.resize(size, Image.Resampling.BICUBIC), float) / 4
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

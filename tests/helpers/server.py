@@ -25,13 +25,19 @@ def serving(predictor: Predictor, limits: Limits):
     """A real server on a free port, in a thread of its own; gives the port and the service."""
     listener = bound("127.0.0.1", 0)
     server, service = make_server(predictor, limits)
+    with running(server, listener) as port:
+        yield port, service
+
+
+@contextmanager
+def running(server, listener):
+    """A server in a thread of its own; gives the port."""
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    port = listener.getsockname()[1]
     while not server.started:
         time.sleep(0.01)
     try:
-        yield port, service
+        yield listener.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(30)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmfeat.common.errors import MmfeatError
-from mmfeat.metrics import Outcome, paired_bootstrap, scores
+from mmfeat.metrics import Outcome, paired_bootstrap, scores, subset_difference
 from mmfeat.metrics.bootstrap import METRIC_NAMES, WeightedMetrics
 
 
@@ -82,3 +82,37 @@ def test_what_is_not_of_the_same_rows_is_refused():
         paired_bootstrap(labels, one, other)
     with pytest.raises(MmfeatError, match="no labelled row"):
         paired_bootstrap(-labels, one, one)
+
+
+# some rows against all
+
+
+def test_some_rows_differ_from_all_by_their_own_metrics():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((200, 4)) < 0.4).astype(np.int8)
+    labels[:10] = -1
+    logits = rng.normal(size=labels.shape).astype(np.float32) + np.where(labels == 1, 1.0, -1.0)
+    outcome = Outcome((logits > 0).astype(np.int8), logits, logits)
+    kept = rng.random(200) < 0.7
+    found = subset_difference(labels, outcome, kept, n=200)
+    rows = kept & (labels >= 0).any(1)
+    part, whole = (
+        WeightedMetrics(labels[some], Outcome(*(one[some] for one in outcome))).metrics(
+            np.ones((1, some.sum()), np.float32)
+        )
+        for some in (rows, (labels >= 0).any(1))
+    )
+    for name in METRIC_NAMES:
+        difference, low, high = found[name]
+        assert difference == pytest.approx(float(part[name][0] - whole[name][0]), abs=1e-6)
+        assert low <= high
+    assert found["samples_f1"][1] < found["samples_f1"][0] < found["samples_f1"][2]
+
+
+def test_all_rows_differ_by_nothing_and_none_is_an_error():
+    labels = np.eye(4, dtype=np.int8)
+    outcome = Outcome(labels, labels.astype(np.float32), labels.astype(np.float32))
+    found = subset_difference(labels, outcome, np.ones(4, bool), n=50)
+    assert all(value == 0 for values in found.values() for value in values)
+    with pytest.raises(MmfeatError, match="no row with a known label is kept"):
+        subset_difference(labels, outcome, np.zeros(4, bool))

@@ -21,6 +21,8 @@ NAMES = ("crossattn-1", "fm3-1", "image", "text")
 COMMANDS = {
     "predict": lambda name: [["predict", name], ["predict", name, "new.csv"], ["predict", name, "--caption", "a ring"]],
     "review": lambda name: [["review", name, "--n", "3"], ["review", name, "--split", "train", "--out", "t.csv"]],
+    "report": lambda name: [["report", name]],
+    "audit": lambda name: [["audit", name, "--set", "fuse.head=linear"]],
     "evaluate": lambda name: [["evaluate", name], ["evaluate", "fm3-1" if name == "text" else "text", name]],
     "export": lambda name: [["export", name, "model"]],
     "ensemble": lambda name: [["ensemble", name, "text" if name != "text" else "image"]],
@@ -65,7 +67,7 @@ def test_any_other_name_is_refused_with_those_that_there_are(folder, command):
     assert done.stderr == "Error: no run or encoder 'nothing-1'. There are: crossattn-1, fm3-1, image, text\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"audit"}))  # which trains linear heads on encoders itself
 def test_an_encoder_without_a_linear_probe_is_refused_with_what_to_type(folder, command):
     shutil.rmtree(folder / "checkpoints")
     done = run_cli(*COMMANDS[command]("image")[0], cwd=folder, check=False)

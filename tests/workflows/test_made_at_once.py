@@ -10,13 +10,14 @@ from safetensors import SafetensorError
 
 from mmfeat.project.project import Project
 from mmfeat.selftraining import saved_rounds
+from mmfeat.training import head_plan
 from mmfeat.workflows import ensemble as ensemble_module
-from mmfeat.workflows import fuse as fuse_module
 from mmfeat.workflows import selftrain as selftrain_module
+from mmfeat.workflows.fuse import fuse
 
 COMMANDS = {
-    "fuse": (fuse_module, lambda p: fuse_module.fuse(p, "linear")),
-    "fuse --folds": (fuse_module, lambda p: fuse_module.fuse(Project(p.root, {"fuse.folds": 2}), "linear")),
+    "fuse": (head_plan, lambda p: fuse(p, "linear")),
+    "fuse --folds": (head_plan, lambda p: fuse(Project(p.root, {"fuse.folds": 2}), "linear")),
     "ensemble": (ensemble_module, lambda p: ensemble_module.ensemble(p, ["image", "crossattn-1"])),
     "ensemble fm1": (ensemble_module, lambda p: ensemble_module.ensemble(p, ["fm1"])),
     "ensemble --method weighted": (

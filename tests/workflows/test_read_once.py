@@ -8,7 +8,7 @@ import pytest
 from mmfeat.encoders import encoder as encoder_module
 from mmfeat.encoders.engines import graphs, selection
 from mmfeat.encoders.weights import digest_of
-from mmfeat.inference import fitted_rules
+from mmfeat.inference import evaluation, fitted_rules
 from mmfeat.inference.logits import logits_of
 from mmfeat.metrics import scores, scoring
 from mmfeat.metrics.decision_rule import DecisionRule
@@ -17,7 +17,6 @@ from mmfeat.project.encoding import ExtractionOptions, extract
 from mmfeat.project.project import Project
 from mmfeat.runs import run as run_module
 from mmfeat.runs.run import read_run
-from mmfeat.workflows import evaluate as evaluate_module
 from mmfeat.workflows import status as status_module
 from mmfeat.workflows.apply_review import apply_review
 from mmfeat.workflows.evaluate import evaluate
@@ -55,7 +54,7 @@ def test_average_precision_is_computed_once(monkeypatch):
 @pytest.mark.parametrize("threshold", [0.5, 0.3, "auto", "tuned", "tuned-per-class"])
 @pytest.mark.parametrize(("split", "n"), [("val", 1), ("train", 2)])
 def test_logits_of_val_rows_are_read_once(own_folder, monkeypatch, threshold, split, n):
-    calls = counted(monkeypatch, logits_of, evaluate_module, fitted_rules)
+    calls = counted(monkeypatch, logits_of, evaluation, fitted_rules)
     evaluate(Project(own_folder, {"predict.threshold": threshold}), ["crossattn-1"], split=split)
     assert calls.n == n
 

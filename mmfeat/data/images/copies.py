@@ -11,12 +11,16 @@ from mmfeat.data.row_keys import RowKeys
 
 
 def groups_with_copies(
-    row_keys: RowKeys, names: Sequence[str] | None = None, known: Sequence[str] | None = None
+    row_keys: RowKeys,
+    names: Sequence[str] | None = None,
+    known: Sequence[str] | None = None,
+    *,
+    merged: Sequence[str] | None = None,
 ) -> tuple[Groups, list[str] | None]:
     """Groups that keep copies of an image together, except copies that are already in two splits.
 
     Rows keep their current split: copies in two splits are only grouped if their files are identical. A new copy joins the
-    first of these splits.
+    first of these splits. Near-duplicates of groups.csv are treated as copies are.
 
     Parameters
     ----------
@@ -24,6 +28,8 @@ def groups_with_copies(
         The group of each row in the source.
     known : sequence of str, optional
         The current split of each row, or an empty string.
+    merged : sequence of str, optional
+        The group of each row in the source, merged with groups.csv; `names`, if None.
 
     Returns
     -------
@@ -31,7 +37,7 @@ def groups_with_copies(
         The groups, and `known` completed by the splits of such new rows.
     """
     strict = groups_of(row_keys.keys, row_keys.present, names)
-    joined = groups_of(row_keys.pixels, row_keys.present, names)
+    joined = groups_of(row_keys.pixels, row_keys.present, names if merged is None else merged)
     if known is None or len(joined) == len(strict):
         return joined, None if known is None else list(known)
     placed = np.array([SPLITS.index(split) if split else len(SPLITS) for split in known], dtype=np.int64)
