@@ -251,8 +251,12 @@ def test_without_an_average_the_weights_of_the_last_step_are_evaluated(project, 
     fit.run("x")
     assert set(judged) <= {None}
     average = fit_of(project, "image", ema=0.9, epochs=1)
+    before = [parameter.detach().clone() for parameter in average.parameters]
     average.run("x")
+    assert not all(map(torch.equal, before, average.average.tensors))
     assert judged[-1] is average.average is not None
+    for kept, mean in zip(average.parameters, average.average.tensors, strict=True):
+        torch.testing.assert_close(kept.detach(), mean)  # the best epoch has the averaged weights
 
 
 # 3.1.4: self-training.
