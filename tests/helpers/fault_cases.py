@@ -23,9 +23,9 @@ from helpers.faults import Done, Running, count_to, run, start
 from helpers.projects import TINY
 
 TIMES = {"applied", "created", "noted", "seconds", "seal", "sha256", "size", "digest", "digests", "files", "git"}
-_TIMES = re.compile(r"second|time|µs|train s|rate")
+_TIMES = re.compile(r"second|time|µs|train s|rate|_ms_")
 SKIPPED = re.compile(
-    r"(^|/)(\.mmfeat/(digests\.parquet|seen-\w+\.parquet|pixels-.*|.*\.json)|checkpoints/tensorboard/.*|.*\.png|comparison\.md|baselines\.json)$"
+    r"(^|/)(\.mmfeat/(digests\.parquet|seen-\w+\.parquet|pixels-.*|.*\.json)|checkpoints/tensorboard/.*|.*\.png|comparison\.md|(baselines|encoding)\.json)$"
 )
 
 
@@ -71,6 +71,10 @@ CASES = [
     Case("ready", "predict concat-1"),
     Case("ready", "predict concat-1 new.csv --images data/images.zip"),
     Case("ready", "evaluate concat-1"),
+    Case("ready", "audit concat-1 --set fuse.head=linear --set fuse.seeds=1"),
+    Case("ready", "report concat-1"),
+    Case("ready", "search --caption red --html similar.html"),
+    Case("ready", "review concat-1 --n 5 --format coco"),
     Case("tuned", "selftrain --head linear --inputs text --encoder-every 1 --yes"),
     Case("ready", "fuse --head linear --seeds 1 --name quick --note first"),
     Case("ready", "runs --rename concat-1 baseline"),
@@ -294,7 +298,7 @@ def _store_state(store: Path) -> dict[str, str]:
         values = json.loads(commit.read_text())
         with h5py.File(commit.parents[1] / values["file"], "r", locking=False) as file:
             kept = rows.setdefault(f"{commit.parents[1].name}/{values['kind']}", {})
-            name = next(n for n in ("embeddings", "tokens", "logits") if n in file)
+            name = next(n for n in ("embeddings", "tokens", "logits", "miniatures") if n in file)
             for key, value in zip(file["row_key"][:], file[name][:], strict=True):
                 kept[key.tobytes()] = value.tobytes()
     digests = {
