@@ -198,6 +198,6 @@ def _write_review(project: Project, findings: Sequence[Finding], outputs: Output
         classes=manifest.classes,
         separator=project.config.data.separator,
     )
-    if ids:
+    if ids or file.exists():  # an earlier table lists rows that are not questioned any more
         outputs.write(file, review_bytes(columns))
     return len(ids)

@@ -105,7 +105,7 @@ def test_a_file_that_was_changed_is_kept_without_overwrite(audited, tmp_path):
     with pytest.raises(OutputError, match=r"audit-review\.csv: has been changed .* --overwrite"):
         audit(Project(folder, QUICK))
     audit(Project(folder, QUICK), overwrite=True)
-    assert len(table(folder / "audit-review.csv")) > 1
+    assert table(folder / "audit-review.csv")
 
 
 # -- its predictions
