@@ -16,7 +16,7 @@ import numpy as np
 
 import mmfeat.audit
 from mmfeat.audit.findings import CheckResult
-from mmfeat.audit.neighbours import Neighbours, neighbours
+from mmfeat.audit.neighbours import Neighbours, neighbours, unit_rows
 from mmfeat.common.labels import sigmoid
 from mmfeat.common.plugins import Registry
 from mmfeat.store import MappedRows
@@ -59,9 +59,7 @@ class Embeddings:
 
     def rows(self, at: np.ndarray) -> np.ndarray:
         """Embeddings of some rows, float32 of length 1, `(n, D)`."""
-        values = np.asarray(self.values[at], dtype=np.float32)
-        length = np.linalg.norm(values, axis=1, keepdims=True)
-        return values / np.where(length > 0, length, 1)
+        return unit_rows(self.values[at])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

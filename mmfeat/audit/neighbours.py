@@ -102,7 +102,7 @@ def _index(faiss: ModuleType, points: Points) -> Any:
     index.cp.niter, index.cp.max_points_per_centroid = 6, _LISTED
     index.cp.min_points_per_centroid = 1
     sample = np.sort(np.random.default_rng(0).choice(n, min(n, n_lists * _LISTED), replace=False))
-    index.train(_unit(points[sample]))
+    index.train(unit_rows(points[sample]))
     for _, block in _blocks(points, max(1, _VALUES // 4 // width)):
         index.add(block)
     return index
@@ -111,7 +111,7 @@ def _index(faiss: ModuleType, points: Points) -> Any:
 def _tune(index: Any, points: Points, k: int) -> float:
     """Let the index search as many lists as the recall on a sample needs; returns that recall."""
     sample = np.sort(np.random.default_rng(1).choice(points.shape[0], _SAMPLE, replace=False))
-    queries = _unit(points[sample])
+    queries = unit_rows(points[sample])
     _, true = nearest(points, queries, k + 1)
     index.nprobe = 4
     while True:
@@ -159,10 +159,10 @@ def _merged(
 def _blocks(points: Points, size: int) -> Iterator[tuple[int, np.ndarray]]:
     """Normalised rows in blocks, each with the number of its first row."""
     for start in range(0, points.shape[0], size):
-        yield start, _unit(points[start : start + size])
+        yield start, unit_rows(points[start : start + size])
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
+def unit_rows(values: np.ndarray) -> np.ndarray:
     """Rows of length 1, float32 and contiguous; rows of zeros stay."""
     values = np.asarray(values, dtype=np.float32)
     length = np.linalg.norm(values, axis=1, keepdims=True)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from mmfeat.common.progress import progress
-from mmfeat.encoders.batches import UndecodableSample, UnreadSample, groups_of, prepared_batches
+from mmfeat.encoders.batches import Batch, groups_of, in_threads, prepared_batches
 from mmfeat.encoders.decoding import Decoding
-from mmfeat.encoders.image_decoding import decode_image
-from mmfeat.extraction.encode import Session
+from mmfeat.extraction.encoding_loop import Session
+from mmfeat.extraction.thumbnail_making import decoded, jpeg_of
 
 KINDS = ("re-encoded", "resized", "cropped", "mirrored")
 _SIDE = 640  # pixels: longest side of a copy
@@ -29,12 +28,7 @@ def copies_of(data: bytes, decoding: Decoding, seed: int) -> list[bytes]:
     UndecodableSample
         The bytes are not an image that `decoding` accepts.
     """
-    try:
-        image = decode_image(data, decoding, _SIDE)
-    except (UnreadSample, MemoryError):
-        raise
-    except Exception as error:  # decoders raise various errors
-        raise UndecodableSample(error) from None
+    image = decoded(data, decoding, _SIDE)
     image.thumbnail((_SIDE, _SIDE))
     rng = random.Random(seed)
     width, height = image.size
@@ -47,7 +41,7 @@ def copies_of(data: bytes, decoding: Decoding, seed: int) -> list[bytes]:
         "cropped": image.crop((left, top, left + part[0], top + part[1])),
         "mirrored": ImageOps.mirror(image),
     }
-    return [_jpeg(altered[kind], rng.randint(30, 90) if kind == "re-encoded" else 85) for kind in KINDS]
+    return [jpeg_of(altered[kind], rng.randint(30, 90) if kind == "re-encoded" else 85) for kind in KINDS]
 
 
 def picture_copies(rows: np.ndarray, read: Callable[[int], bytes], decoding: Decoding) -> dict[int, list[bytes]]:
@@ -78,15 +72,13 @@ def embeddings_of(session: Session, samples: Sequence[Any], name: str) -> np.nda
     encoder = session.encoder
     found = np.zeros((len(samples), encoder.width), np.float32)
     groups = groups_of(np.arange(len(samples)), session.batch_size)
+
+    def encode(batch: Batch) -> None:
+        if batch.inputs is not None:
+            found[batch.rows] = session.encode(batch.inputs).embeddings
+
+    batches = prepared_batches(groups, lambda at: encoder.prepare(samples[at]), encoder.collate)
     with progress(f"calibrating: encoder {name}", len(samples), "samples") as bar:
-        for batch in prepared_batches(groups, lambda at: encoder.prepare(samples[at]), encoder.collate):
-            if batch.inputs is not None:
-                found[batch.rows] = session.encode(batch.inputs).embeddings
+        for batch, _ in in_threads(batches, encode, session.at_once):
             bar.advance(len(batch.rows) + len(batch.undecodable))
     return found
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()

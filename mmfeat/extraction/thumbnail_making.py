@@ -45,7 +45,7 @@ def thumbnail_of(data: bytes, decoding: Decoding) -> Thumbnail:
     UnreadSample
         The decoder of its format is not installed.
     """
-    image = _decoded(data, decoding, LONGEST_SIDE)
+    image = decoded(data, decoding, LONGEST_SIDE)
     reduced = reduction_of(image)
     width, height = image.size if reduced is None else reduced.size
     small = shrunk(image)
@@ -56,10 +56,11 @@ def thumbnail_of(data: bytes, decoding: Decoding) -> Thumbnail:
 
 def picture_of(data: bytes, decoding: Decoding, side: int) -> bytes:
     """A JPEG of an image file's bytes: upright, at most `side` pixels a side, without metadata. Raises as :func:`thumbnail_of`."""
-    return jpeg_of(shrunk(_decoded(data, decoding, side), side))
+    return jpeg_of(shrunk(decoded(data, decoding, side), side))
 
 
-def _decoded(data: bytes, decoding: Decoding, side: int) -> Image.Image:
+def decoded(data: bytes, decoding: Decoding, side: int) -> Image.Image:
+    """The image of a file's bytes; a large JPEG keeps at least `side` pixels a side. Raises as :func:`thumbnail_of`."""
     try:
         return decode_image(data, decoding, side)
     except (UnreadSample, MemoryError):
@@ -79,10 +80,10 @@ def shrunk(image: Image.Image, side: int = LONGEST_SIDE) -> Image.Image:
     return small
 
 
-def jpeg_of(image: Image.Image) -> bytes:
+def jpeg_of(image: Image.Image, quality: int = QUALITY) -> bytes:
     """An image as a JPEG file."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY, optimize=True)
+    image.save(file, "JPEG", quality=quality, optimize=True)
     return file.getvalue()
 
 

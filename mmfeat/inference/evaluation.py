@@ -52,7 +52,7 @@ class EvaluatedModel:
         return outcome_of(self.logits, self.decision)
 
 
-def labelled_rows(project: Project, split: str) -> np.ndarray:
+def rows_to_score(project: Project, split: str) -> np.ndarray:
     """The labelled rows of a split in the order of their ids' hashes, on which the bootstrap's draws depend.
 
     Raises
@@ -69,7 +69,7 @@ def labelled_rows(project: Project, split: str) -> np.ndarray:
 
 
 def evaluated_model(project: Project, name: str, rows: np.ndarray) -> EvaluatedModel:
-    """Metrics and lineage of a run or encoder on rows of `labelled_rows`; its logits of val rows are read once."""
+    """Metrics and lineage of a run or encoder on rows of `rows_to_score`; its logits of val rows are read once."""
     manifest, val = project.manifest, project.manifest.rows("val")
     of_val = logits_of(project, name, val).logits if len(val) else None
     if np.array_equal(np.sort(rows), val):

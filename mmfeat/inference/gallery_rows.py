@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
+from mmfeat.inference.row_ranking import (
+    about_contradiction,
+    contradiction,
+    disagreement,
+    shortlist,
+    spread,
+    uncertainty,
+)
 
 ERRORS, CLASSES = 240, 40  # cards of errors, and classes that have some
 _PER_CLASS = (4, 12)  # cards of a class, at least and at most
@@ -55,14 +62,12 @@ def surest_errors(
         column = slice(k, k + 1)
         sure = contradiction(probs[:, column], predicted[:, column], labels[:, column])[:, 0]
         top = np.argsort(-sure, kind="stable")[: min(each, int(n_errors[k]))]
-        picks = [Pick(at=at, reason=_about_error(missed[at, k], probs[at, k], classes[k])) for at in top.tolist()]
+        picks = [
+            Pick(at=at, reason=about_contradiction(classes[k], missed[at, k], probs[at, k])) for at in top.tolist()
+        ]
         n_missed, n_wrong = int(missed[:, k].sum()), int(wrong[:, k].sum())
         found.append(ClassErrors(name=classes[k], n_missed=n_missed, n_wrong=n_wrong, picks=tuple(picks)))
     return found
-
-
-def _about_error(missed: bool, prob: float, name: str) -> str:
-    return f"{name} {'is given' if missed else 'is not given'}, the model says {prob:.2f}"
 
 
 def most_uncertain(

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmfeat.common.errors import DataError, MmfeatError
 from mmfeat.common.text import counted, megabytes
-from mmfeat.inference.evaluation import EvaluatedModel, evaluated_model, labelled_rows
+from mmfeat.inference.evaluation import EvaluatedModel, evaluated_model, rows_to_score
 from mmfeat.inference.model_facts import data_facts
 from mmfeat.inference.page_pictures import Pictures
 from mmfeat.inference.run_galleries import audit_section, samples_of, shown_findings
@@ -107,7 +107,7 @@ def _size(line: RankedRun) -> str:
 def _comparison(project: Project, scored: Sequence[RankedRun]) -> list[Section]:
     """The best run against the others, and F1 class by class."""
     try:
-        rows = labelled_rows(project, "val")
+        rows = rows_to_score(project, "val")
     except DataError:
         return []
     found: dict[str, EvaluatedModel] = {}

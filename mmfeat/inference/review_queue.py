@@ -16,7 +16,14 @@ from mmfeat.data.review_items import Reason, ReviewItem
 from mmfeat.heads.knn import unit_embeddings
 from mmfeat.inference.fitted_rules import rule_for_rows
 from mmfeat.inference.logits import model_logits, model_table, unimodal_predictions
-from mmfeat.inference.row_ranking import contradiction, disagreement, shortlist, spread, uncertainty
+from mmfeat.inference.row_ranking import (
+    about_contradiction,
+    contradiction,
+    disagreement,
+    shortlist,
+    spread,
+    uncertainty,
+)
 from mmfeat.inference.run_ranking import selected_model
 from mmfeat.metrics.decision_rule import DecisionRule
 from mmfeat.project.named_models import NamedModel
@@ -279,7 +286,7 @@ def _why_wrong(project: Project, best: Candidates) -> Iterator[list[Reason]]:
         yield [
             Reason(
                 kind=CONTRADICTED,
-                text=f"{classes[k]} is {'given' if labels[row, k] == 1 else 'not given'}, the model says {best.probs[row, k]:.2f}",
+                text=about_contradiction(classes[k], labels[row, k] == 1, best.probs[row, k]),
                 class_name=classes[k],
             )
             for k in top

@@ -76,6 +76,11 @@ def contradiction(probs: np.ndarray, predicted: np.ndarray, labels: np.ndarray) 
     return np.where(other, np.maximum(np.abs(probs.astype(np.float64) - labels), _TINY), 0)
 
 
+def about_contradiction(name: str, is_given: bool, prob: float) -> str:
+    """A label that a model contradicts, in words: `dog is not given, the model says 0.93`."""
+    return f"{name} {'is given' if is_given else 'is not given'}, the model says {prob:.2f}"
+
+
 def shortlist(worth: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
     """The n rows of highest worth `(N,)`, the highest first; rows of no worth are left out.
 

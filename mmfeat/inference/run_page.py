@@ -8,7 +8,7 @@ import numpy as np
 
 from mmfeat.common.errors import DataError
 from mmfeat.common.text import counted
-from mmfeat.inference.evaluation import EvaluatedModel, evaluated_model, labelled_rows
+from mmfeat.inference.evaluation import EvaluatedModel, evaluated_model, rows_to_score
 from mmfeat.inference.model_facts import data_facts, histories, lineage_facts, model_facts, part_table
 from mmfeat.inference.page_pictures import page_pictures
 from mmfeat.inference.report_metrics import alone_on, metric_lines
@@ -119,7 +119,7 @@ def run_page(project: Project, model: NamedModel, options: PageOptions) -> Page:
 def _scored(project: Project, model: NamedModel, split: str) -> _Scored | None:
     """The model on the rows; None if there are no val rows."""
     try:
-        rows = labelled_rows(project, split)
+        rows = rows_to_score(project, split)
     except DataError:
         if split != "val":
             raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,14 +67,9 @@ def verify_encoder(folder: Path, advance: Callable[[int], None]) -> Verified:
     commits = _commits(folder, result, named)
     segments: dict[str, np.ndarray] = {}
     for commit in sorted(commits, key=lambda commit: commit.kind != EMBEDDINGS):
-        try:
+        with _counted(folder, commit, result):
             rows = _verify(folder, commit, memory, key=key, width=width, segments=segments)
-            result.n_files += 1
-            result.n_bytes += commit.size
             result.n_rows += rows if commit.kind == EMBEDDINGS else 0
-        except (ValueError, StoreError) as error:
-            if (folder / "commits" / commit.name).exists():
-                result.problems.append(f"{folder / commit.file}: {error}")
         advance(commit.size)
     memory.save()
     result.uncommitted = _other_files(folder, named)
@@ -84,19 +80,26 @@ def verify_thumbnails(folder: Path, advance: Callable[[int], None]) -> Verified:
     """Verify the folder of thumbnails, as :func:`verify_encoder` does an encoder's."""
     result, memory, named = Verified(), VerifiedFiles(folder), set()
     for commit in _commits(folder, result, named):
-        try:
+        with _counted(folder, commit, result):
             memory.forget(commit)
             open_thumbnails(folder / commit.file, commit, memory.check(commit))
-            result.n_files += 1
-            result.n_bytes += commit.size
             result.n_rows += commit.rows
-        except (ValueError, StoreError) as error:
-            if (folder / "commits" / commit.name).exists():
-                result.problems.append(f"{folder / commit.file}: {error}")
         advance(commit.size)
     memory.save()
     result.uncommitted = _other_files(folder, named)
     return result
+
+
+@contextlib.contextmanager
+def _counted(folder: Path, commit: Commit, result: Verified) -> Iterator[None]:
+    """Count the file that the block verifies, or its fault; a file that was merged or removed meanwhile has none."""
+    try:
+        yield
+        result.n_files += 1
+        result.n_bytes += commit.size
+    except (ValueError, StoreError) as error:
+        if (folder / "commits" / commit.name).exists():
+            result.problems.append(f"{folder / commit.file}: {error}")
 
 
 def _commits(folder: Path, result: Verified, named: set[str]) -> list[Commit]:

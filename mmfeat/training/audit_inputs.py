@@ -21,7 +21,7 @@ from mmfeat.project.project import Project
 from mmfeat.project.thumbnails import picture_statistics
 from mmfeat.runs.run import Run
 from mmfeat.store.thumbnail_store import PictureStatistics
-from mmfeat.training.out_of_fold import folded_run, labelled_rows, out_of_fold_logits, unimodal_logits
+from mmfeat.training.out_of_fold import fold_rows, folded_run, out_of_fold_logits, unimodal_logits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,7 +77,7 @@ def audited(project: Project, name: str | None) -> Audited:
         unreadable = {**_undecoded(project, names, keys["image"], pictures), **keys["image"].reasons}
     out_of_fold = None
     if folded is not None:
-        rows = labelled_rows(project)
+        rows = fold_rows(project)
         out_of_fold = _predictions(project, folded.name, out_of_fold_logits(project, folded), rows)
     given = AuditInput(
         ids=manifest.ids,
@@ -118,7 +118,7 @@ def _model(project: Project, name: str | None) -> tuple[NamedModel | None, str]:
 
 def _folded(project: Project, model: NamedModel | None, notes: list[str]) -> tuple[Run | None, bool]:
     """The run in folds of the predictions, and whether it was trained now; None if there can be none."""
-    if not len(labelled_rows(project)):
+    if not len(fold_rows(project)):
         notes.append("no row has a known label: label errors are not looked for")
         return None, False
     try:
@@ -230,7 +230,7 @@ def _fine_tuned(project: Project, folded: Run | None) -> list[str]:
     """A note about rows whose labels an encoder of the run learned."""
     if folded is None:
         return []
-    rows = labelled_rows(project)
+    rows = fold_rows(project)
     n = int(folded.learned().among(project.manifest.ids[rows])[0].sum())
     if not n:
         return []

@@ -98,19 +98,19 @@ def in_folds(project: Project) -> Project:
     if project.config.fuse.folds:
         return project
     folds = project.manifest.folds
-    there = np.unique(folds[labelled_rows(project)]) if folds is not None else np.zeros(0)
+    there = np.unique(folds[fold_rows(project)]) if folds is not None else np.zeros(0)
     given = len(there) if len(there) > 1 and there.min() != NO_FOLD else FOLDS
     return project.derived(settings={"fuse.folds": given})
 
 
-def labelled_rows(project: Project) -> np.ndarray:
+def fold_rows(project: Project) -> np.ndarray:
     """The labelled train and val rows, in the manifest's order."""
     return np.sort(np.concatenate([project.manifest.rows("train"), project.manifest.rows("val")]))
 
 
 def _current_in_folds(project: Project) -> Run | None:
     """The newest current run in folds that learned the labels of now and holds out all labelled rows; None without one."""
-    rows, now = labelled_rows(project), labels_now(project)
+    rows, now = fold_rows(project), labels_now(project)
     for run in reversed(all_runs(project.runs_folder)):
         if not run.record.get("folds") or run.kind != "head" or not is_current(project, run):
             continue
@@ -121,7 +121,7 @@ def _current_in_folds(project: Project) -> Run | None:
 
 def out_of_fold_logits(project: Project, run: Run) -> RowLogits:
     """Out-of-fold logits of the labelled rows by a run in folds."""
-    rows = labelled_rows(project)
+    rows = fold_rows(project)
     kept = kept_logits(project, run.in_order_of(project.manifest.classes), rows)
     return run_logits(project, run, rows) if kept is None else kept
 
@@ -154,7 +154,7 @@ def _unimodal(project: Project, name: str, folds: Folds) -> RowLogits:
 
 
 def _trained(plan: HeadPlan, name: str, folds: Folds) -> RowLogits:
-    project, rows = plan.project, labelled_rows(plan.project)
+    project, rows = plan.project, fold_rows(plan.project)
     device = torch_device(project.config.device)
     data = dataclasses.replace(fit_data(plan.table, [name], device, rows), fold=folds.of_rows(rows))
     config = project.config

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmfeat.common.errors import ConfigError, RunError
 from mmfeat.common.former_arguments import former_arguments
 from mmfeat.common.text import counted
-from mmfeat.inference.evaluation import evaluated_model, labelled_rows
+from mmfeat.inference.evaluation import evaluated_model, rows_to_score
 from mmfeat.inference.honest_choice import HonestChoice, honest_choices
 from mmfeat.inference.next_commands import after_evaluate
 from mmfeat.inference.run_ranking import best_run
@@ -122,7 +122,7 @@ def evaluate(
     manifest = project.manifest
     if honest and split != "val":
         raise ConfigError(f"--honest is about choices on val: leave out --split {split}")
-    given, rows = _different(names or ()), labelled_rows(project, split)
+    given, rows = _different(names or ()), rows_to_score(project, split)
     names = given or [best_run(project).name]
     outputs, paths = Outputs(project.config, overwrite=overwrite), {name: _file(project, name, split) for name in names}
     for path in paths.values():  # before any work

@@ -1,4 +1,4 @@
-"""`mmfeat report`: one file that needs nothing else, metrics as `evaluate` has them, and what is missing is said."""
+"""`mmfeat report`: one self-contained file with the metrics of `evaluate`; it names what is missing."""
 
 from __future__ import annotations
 

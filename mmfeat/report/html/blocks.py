@@ -148,7 +148,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Cards. With `group`, a choice on the page shows those of one `name`; `detail` stands beside the name."""
+    """Cards. With `group`, a choice on the page shows those of one `name`; `detail` is shown beside the name."""
 
     block: ClassVar[str] = "gallery"
     cards: tuple[Card, ...]
